@@ -71,7 +71,7 @@ pub fn all(
     let mut agents = BTreeMap::new();
     for (name, agent) in &state.agents {
         let own: Vec<(&DeliverableId, &DeliverableView)> = views.iter().filter(|(id, _)| id.agent == *name).collect();
-        let (status, reason) = status(name, agent, &own, &early[name], views, causes, roots, clock);
+        let (status, reason) = status(agent, &own, &early[name], views, causes, roots, clock);
         let claimed = agent.claim.as_ref().and_then(|claim| {
             claim.progress.or_else(|| {
                 let any = own.iter().any(|(_, v)| v.claimed.is_some());
@@ -92,7 +92,6 @@ pub fn all(
 
 #[allow(clippy::too_many_arguments, reason = "the rule reads all of these, and a struct would only rename them")]
 fn status(
-    name: &str,
     agent: &AgentState,
     own: &[(&DeliverableId, &DeliverableView)],
     early: &Early,

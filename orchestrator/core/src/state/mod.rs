@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use agent::{ActivityBucket, AgentState, ClaimState, Exit, PressureState, QuotaState, Seen, SidecarState};
-pub use command::{CommandRecord, Promise};
+pub use command::{CommandRecord, Promise, is_terminal, kind_name};
 use pitwall_proto::{journal, v1};
 
 use crate::{

@@ -1,0 +1,203 @@
+//! After every input: whatever follows from the new state becomes events, until nothing more follows.
+use std::collections::BTreeMap;
+
+use pitwall_proto::{
+    journal::{self, event::Body},
+    v1::{AgentStatus, CommandState, FindingKind, InterventionOutcome},
+};
+
+use super::Project;
+use crate::{
+    derive::{self, FindingView},
+    io::Millis,
+    state::Promise,
+};
+
+/// Transitions settle in two or three rounds; more would be a rule that contradicts itself.
+const ROUNDS_MAX: usize = 8;
+
+impl Project {
+    pub(super) fn settle(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.derived = derive::derive(&self.state);
+            let before = self.batch.len();
+            self.settle_deliverables();
+            self.settle_waits();
+            self.settle_agents();
+            self.settle_findings();
+            self.settle_interventions();
+            if self.batch.len() == before {
+                return;
+            }
+        }
+        self.derived = derive::derive(&self.state);
+    }
+
+    /// Time alone may have changed what is shown.
+    pub(super) fn pass_deadlines(&mut self) {
+        if let Some((moment, why)) = self.derived.next_deadline.clone()
+            && moment <= self.now
+        {
+            self.emit(Body::DeadlinePassed(journal::DeadlinePassed { why }));
+        }
+        self.pass_liveness();
+        self.pass_ledger();
+    }
+
+    fn settle_deliverables(&mut self) {
+        let changed: Vec<_> = self
+            .derived
+            .deliverables
+            .iter()
+            .filter(|(id, view)| self.state.deliverables.get(id).is_some_and(|d| d.status != view.status))
+            .map(|(id, view)| (id.clone(), self.state.deliverables[id].status, view.status))
+            .collect();
+        for (id, from, to) in changed {
+            self.emit(Body::DeliverableStatusChanged(journal::DeliverableStatusChanged {
+                agent: id.agent,
+                deliverable: id.name,
+                from: from as i32,
+                to: to as i32,
+            }));
+        }
+    }
+
+    fn settle_waits(&mut self) {
+        let waited = self.derived.waited_for.clone();
+        let changed: Vec<_> = self
+            .state
+            .deliverables
+            .iter()
+            .filter(|(id, d)| d.waited_since.is_some() != waited.contains(id))
+            .map(|(id, d)| (id.clone(), d.waited_since.is_none()))
+            .collect();
+        for (id, waited_for) in changed {
+            self.emit(Body::WaitChanged(journal::WaitChanged { agent: id.agent, deliverable: id.name, waited_for }));
+        }
+    }
+
+    fn settle_agents(&mut self) {
+        let changed: Vec<_> = self
+            .derived
+            .agents
+            .iter()
+            .filter_map(|(name, view)| {
+                let agent = self.state.agents.get(name)?;
+                let same = agent.status == view.status && agent.status_reason == view.reason;
+                (!same).then(|| (name.clone(), agent.status, view.status, view.reason.clone()))
+            })
+            .collect();
+        for (agent, from, to, reason) in changed {
+            self.emit(Body::AgentStatusChanged(journal::AgentStatusChanged {
+                agent,
+                from: from as i32,
+                to: to as i32,
+                reason,
+            }));
+        }
+    }
+
+    fn settle_findings(&mut self) {
+        let wanted: BTreeMap<(i32, String), FindingView> =
+            self.derived.findings.iter().map(|f| ((f.kind as i32, f.subject.clone()), f.clone())).collect();
+        let open: BTreeMap<(i32, String), u64> =
+            self.state.findings.iter().map(|(id, f)| ((f.opened.kind, f.opened.subject.clone()), *id)).collect();
+        for (key, id) in &open {
+            let Some(view) = wanted.get(key) else {
+                self.emit(Body::FindingClosed(journal::FindingClosed { id: *id }));
+                continue;
+            };
+            // Running figures in a message are no news; another process, limit or advice is.
+            let now = &self.state.findings[id].opened;
+            if now.process != view.process || now.limit != view.limit || now.next != view.next {
+                self.emit(Body::FindingUpdated(journal::FindingUpdated {
+                    id: *id,
+                    message: view.message.clone(),
+                    next: view.next.clone(),
+                    process: view.process.clone(),
+                    used: view.used,
+                    limit: view.limit,
+                }));
+            }
+        }
+        for (key, view) in wanted {
+            if !open.contains_key(&key) {
+                self.emit(Body::FindingOpened(journal::FindingOpened {
+                    id: self.state.next_finding,
+                    kind: view.kind as i32,
+                    subject: view.subject,
+                    message: view.message,
+                    next: view.next,
+                    since_ms: view.since,
+                    process: view.process,
+                    used: view.used,
+                    limit: view.limit,
+                }));
+            }
+        }
+    }
+
+    /// Credits a promise only when it was verified after delivery and inside its window.
+    fn settle_interventions(&mut self) {
+        let decided: Vec<journal::InterventionDecided> = self
+            .state
+            .commands
+            .values()
+            .filter(|c| !c.decided)
+            .filter_map(|command| {
+                let outcome = match (command.state, command.delivered(), &command.effect) {
+                    (CommandState::Rejected, ..) => InterventionOutcome::Rejected,
+                    _ if command.promise() == Promise::Nothing => InterventionOutcome::Undecided,
+                    (_, None, Some(_)) => InterventionOutcome::SelfResolved,
+                    (_, Some(delivered), Some((effect, _))) if *effect < delivered => InterventionOutcome::SelfResolved,
+                    (_, Some(delivered), Some((effect, _))) if *effect <= delivered + window(command) => {
+                        InterventionOutcome::Effective
+                    }
+                    (_, Some(delivered), _) if delivered + window(command) <= self.state.at => {
+                        InterventionOutcome::Ineffective
+                    }
+                    // It ended before it could have any effect.
+                    (CommandState::Expired | CommandState::Cancelled | CommandState::Superseded, None, None) => {
+                        InterventionOutcome::Undecided
+                    }
+                    (CommandState::Failed, _, None) => InterventionOutcome::Ineffective,
+                    _ => return None,
+                };
+                if outcome == InterventionOutcome::Undecided && !command.is_terminal() {
+                    return None;
+                }
+                Some(journal::InterventionDecided {
+                    command: command.issued.id.clone(),
+                    outcome: outcome as i32,
+                    effect_ms: command.effect.as_ref().map(|(at, _)| *at),
+                    evidence: command.effect.as_ref().map(|(_, text)| text.clone()).unwrap_or_default(),
+                })
+            })
+            .collect();
+        for event in decided {
+            self.emit(Body::InterventionDecided(event));
+        }
+    }
+
+    /// When the window of an undecided intervention ends.
+    pub(super) fn intervention_deadline(&self) -> Option<(Millis, String)> {
+        let open = self.state.commands.values().filter(|c| !c.decided && c.promise() != Promise::Nothing);
+        open.filter_map(|c| Some((c.delivered()? + window(c), format!("the window of {} ends", c.issued.id)))).min()
+    }
+
+    /// Whether an agent is in this status, as of the last event.
+    pub fn has_status(&self, agent: &str, status: AgentStatus) -> bool {
+        self.derived.is_status(agent, status)
+    }
+
+    pub fn has_finding(&self, kind: FindingKind, subject: &str) -> bool {
+        self.state.open_finding(kind, subject).is_some()
+    }
+}
+
+fn window(command: &crate::state::CommandRecord) -> Millis {
+    Millis::from(command.issued.window_ms)
+}

@@ -1,0 +1,144 @@
+//! Amounts as an operator types them: durations (`90s`, `10m`, `1h30m`), CPU (`0.5`, `50%`), targets (`agent/deliverable`).
+//! Pure; a mistake is a sentence that says what would be right.
+
+/// A duration in milliseconds, from 1 ms to what fits the wire (about 49 days).
+pub fn duration_ms(text: &str) -> Result<u32, String> {
+    let wrong = || format!("{text:?} is no duration: write it as 500ms, 90s, 10m, 1h30m or 2d");
+    let mut total: f64 = 0.0;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(letters);
+        let factor = match unit {
+            "ms" => 1.0,
+            "s" => 1_000.0,
+            "m" | "min" => 60_000.0,
+            "h" => 3_600_000.0,
+            "d" => 86_400_000.0,
+            _ => return Err(wrong()),
+        };
+        total += number * factor;
+        rest = tail;
+    }
+    if total < 1.0 {
+        return Err(format!("{text:?} is too short: at least 1ms"));
+    }
+    if total > f64::from(u32::MAX) {
+        return Err(format!("{text:?} is too long: at most 49d"));
+    }
+    // In range, as checked just above.
+    Ok(total.round() as u32)
+}
+
+/// Cores: `0.5`, or `50%` of one.
+pub fn cores(text: &str) -> Result<f64, String> {
+    let trimmed = text.trim();
+    let (number, factor) = match trimmed.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 0.01),
+        None => (trimmed, 1.0),
+    };
+    let value: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is no amount of CPU: write cores as 0.5, or a share of one core as 50%"))?;
+    let value = value * factor;
+    if !value.is_finite() || value <= 0.0 {
+        return Err(format!("{text:?}: the amount of CPU must be above 0"));
+    }
+    if value < 0.1 - 1e-9 {
+        return Err(format!("{text:?}: an agent is never held below 10 % of a core"));
+    }
+    Ok(value)
+}
+
+/// A process id.
+pub fn pid(text: &str) -> Result<i32, String> {
+    match text.parse::<i32>() {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(format!("{text:?} is no process id: `pitwall hosts` and `pitwall agents` show them")),
+    }
+}
+
+/// `AGENT` or `AGENT/DELIVERABLE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub agent: String,
+    /// Empty: all of the agent.
+    pub deliverable: String,
+}
+
+pub fn target(text: &str) -> Result<Target, String> {
+    let (agent, deliverable) = text.split_once('/').unwrap_or((text, ""));
+    let wrong = agent.is_empty() || deliverable.contains('/') || (deliverable.is_empty() && text.contains('/'));
+    if wrong {
+        return Err(format!("{text:?}: write AGENT or AGENT/DELIVERABLE"));
+    }
+    Ok(Target { agent: agent.to_owned(), deliverable: deliverable.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_write_them() {
+        let table: [(&str, Option<u32>); 16] = [
+            ("500ms", Some(500)),
+            ("90s", Some(90_000)),
+            ("10m", Some(600_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1.5s", Some(1_500)),
+            ("2d", Some(172_800_000)),
+            ("1min", Some(60_000)),
+            (" 3s ", Some(3_000)),
+            ("", None),
+            ("10", None),
+            ("m", None),
+            ("0s", None),
+            ("-5s", None),
+            ("10x", None),
+            ("1..5s", None),
+            ("1000d", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(duration_ms(text).ok(), expected, "{text:?}: {:?}", duration_ms(text));
+        }
+    }
+
+    #[test]
+    fn cores_as_people_write_them() {
+        let table = [
+            ("0.5", Some(0.5)),
+            ("50%", Some(0.5)),
+            ("2", Some(2.0)),
+            ("0.1", Some(0.1)),
+            ("10 %", Some(0.1)),
+            ("0", None),
+            ("0.05", None),
+            ("-1", None),
+            ("nan", None),
+            ("inf", None),
+            ("half", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(cores(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn targets() {
+        let both = Target { agent: "backend".into(), deliverable: "talents-api".into() };
+        assert_eq!(target("backend/talents-api"), Ok(both));
+        assert_eq!(target("backend").map(|t| t.deliverable), Ok(String::new()));
+        for wrong in ["", "/x", "backend/", "a/b/c"] {
+            assert!(target(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(pid("0").is_err() && pid("-1").is_err() && pid("x").is_err());
+        assert_eq!(pid("4242"), Ok(4242));
+    }
+}
