@@ -14,20 +14,41 @@ pub type SessionId = u64;
 pub type Token = u64;
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "the largest variant is by far the most frequent one")]
 pub enum Input {
     /// Once, after replay: the grace begins in which nobody is called lost.
     Started,
-    ApplyPlan { token: Token, plan: Box<Plan>, source_yaml: String },
+    ApplyPlan {
+        token: Token,
+        plan: Box<Plan>,
+        source_yaml: String,
+    },
     /// The first message of a stream.
-    Hello { session: SessionId, hello: Box<v1::Hello> },
+    Hello {
+        session: SessionId,
+        hello: Box<v1::Hello>,
+    },
     /// Any later message of a stream, in order. `bytes` is its encoded size.
-    FromSidecar { session: SessionId, body: v1::connect_request::Body },
+    FromSidecar {
+        session: SessionId,
+        body: v1::connect_request::Body,
+    },
     /// The stream ended, whoever ended it.
-    SessionClosed { session: SessionId },
-    IssueCommand { token: Token, request: Box<v1::IssueCommandRequest> },
-    CancelCommand { token: Token, id: String },
+    SessionClosed {
+        session: SessionId,
+    },
+    IssueCommand {
+        token: Token,
+        request: Box<v1::IssueCommandRequest>,
+    },
+    CancelCommand {
+        token: Token,
+        id: String,
+    },
     /// Batch `batch` is durable.
-    Appended { batch: u64 },
+    Appended {
+        batch: u64,
+    },
     /// A deadline may have passed.
     Tick,
 }
@@ -35,13 +56,27 @@ pub enum Input {
 #[derive(Clone, Debug)]
 pub enum Action {
     /// Make these durable, then say `Input::Appended`. A failure ends this core; start again from the journal.
-    Append { batch: u64, events: Vec<journal::Event> },
-    Send { session: SessionId, body: v1::connect_response::Body },
+    Append {
+        batch: u64,
+        events: Vec<journal::Event>,
+    },
+    Send {
+        session: SessionId,
+        body: v1::connect_response::Body,
+    },
     /// End the stream with this error after what was sent before.
-    Close { session: SessionId, refusal: Refusal },
-    Reply { token: Token, reply: Result<Reply, Refusal> },
+    Close {
+        session: SessionId,
+        refusal: Refusal,
+    },
+    Reply {
+        token: Token,
+        reply: Result<Reply, Refusal>,
+    },
     /// To every watcher.
-    Publish { change: Box<v1::Change> },
+    Publish {
+        change: Box<v1::Change>,
+    },
 }
 
 #[derive(Clone, Debug)]

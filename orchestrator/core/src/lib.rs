@@ -5,7 +5,11 @@
 //! follows from a state at a moment; `view` and `tell` put it into the wire's words.
 pub mod clock;
 pub mod derive;
+mod explain;
 pub mod io;
 pub mod plan;
+pub mod project;
 pub mod state;
+pub mod tell;
 pub mod text;
+pub mod view;

@@ -1,4 +1,6 @@
 //! Numbers and moments as people read them.
+use pitwall_proto::v1;
+
 use crate::{io::Millis, state::Exit};
 
 /// `1500` becomes `1.5s`, `840000` `14m`, `5400000` `1h30m`.
@@ -42,7 +44,11 @@ pub fn bytes(value: f64) -> String {
 
 /// `, code 1` or `, signal 9` or nothing.
 pub fn exit(exit: &Exit) -> String {
-    match (exit.code, exit.signal) {
+    ending(exit.code, exit.signal)
+}
+
+pub fn ending(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
         (Some(code), _) => format!(", code {code}"),
         (None, Some(signal)) => format!(", signal {signal}"),
         (None, None) => String::new(),
@@ -52,6 +58,39 @@ pub fn exit(exit: &Exit) -> String {
 /// How long ago, as of `now`.
 pub fn ago(now: Millis, then: Millis) -> String {
     duration(now - then)
+}
+
+/// The name of a protobuf enum's value without its prefix.
+fn word(name: &'static str, prefix: &str) -> &'static str {
+    name.strip_prefix(prefix).unwrap_or(name)
+}
+
+pub fn agent_word(status: v1::AgentStatus) -> &'static str {
+    word(status.as_str_name(), "AGENT_STATUS_")
+}
+
+pub fn sidecar_word(status: v1::SidecarStatus) -> &'static str {
+    word(status.as_str_name(), "SIDECAR_STATUS_")
+}
+
+pub fn deliverable_word(status: v1::DeliverableStatus) -> &'static str {
+    word(status.as_str_name(), "DELIVERABLE_STATUS_")
+}
+
+pub fn state_word(state: v1::CommandState) -> &'static str {
+    word(state.as_str_name(), "COMMAND_STATE_")
+}
+
+pub fn finding_word(kind: v1::FindingKind) -> &'static str {
+    word(kind.as_str_name(), "FINDING_KIND_")
+}
+
+pub fn outcome_word(outcome: v1::InterventionOutcome) -> &'static str {
+    word(outcome.as_str_name(), "INTERVENTION_OUTCOME_")
+}
+
+pub fn cause_word(cause: v1::Cause) -> String {
+    word(cause.as_str_name(), "CAUSE_").to_lowercase().replace('_', " ")
 }
 
 #[cfg(test)]

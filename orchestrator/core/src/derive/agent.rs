@@ -117,11 +117,11 @@ fn status(
         return (AgentStatus::Waiting, format!("says it waits for {claim}"));
     }
     let workable = own.iter().any(|(_, v)| v.workable);
-    let misdirected = own.iter().any(|(id, _)| {
-        causes.get(*id).is_some_and(|c| c.cause == pitwall_proto::v1::Cause::Misdirected)
-    });
+    let misdirected =
+        own.iter().any(|(id, _)| causes.get(*id).is_some_and(|c| c.cause == pitwall_proto::v1::Cause::Misdirected));
     if workable && stalled_since(agent, misdirected).is_some() {
-        let how = if agent.quiet_since.is_some() { "no file, evidence or CPU activity" } else { "busy, and nothing changes" };
+        let how =
+            if agent.quiet_since.is_some() { "no file, evidence or CPU activity" } else { "busy, and nothing changes" };
         return (AgentStatus::Stalled, how.into());
     }
     if workable {
@@ -132,9 +132,10 @@ fn status(
         let finish = views.get(*need).and_then(|v| v.planned_finish);
         finish.is_some_and(|finish| clock.reached(finish, || format!("{need} is overdue")))
     });
-    let trouble = own.iter().filter_map(|(id, _)| roots.get(*id)).find(|root| {
-        causes.get(root.id()).is_some_and(CauseView::is_trouble)
-    });
+    let trouble = own
+        .iter()
+        .filter_map(|(id, _)| roots.get(*id))
+        .find(|root| causes.get(root.id()).is_some_and(CauseView::is_trouble));
     let waits = own.iter().find_map(|(id, _)| roots.get(*id)).map(|r| r.chain[0].to_string()).unwrap_or_default();
     if started {
         return (AgentStatus::Blocked, format!("waits for {waits}"));
@@ -145,9 +146,10 @@ fn status(
     if let Some(need) = overdue {
         return (AgentStatus::Blocked, format!("waits for {need}, which is overdue"));
     }
-    let no_estimate = own.iter().flat_map(|(_, v)| v.open_needs()).any(|need| {
-        views.get(need).is_some_and(|v| v.planned_finish.is_none())
-    });
+    let no_estimate = own
+        .iter()
+        .flat_map(|(_, v)| v.open_needs())
+        .any(|need| views.get(need).is_some_and(|v| v.planned_finish.is_none()));
     let note = if no_estimate { " (no estimate)" } else { "" };
     (AgentStatus::Idle, format!("its turn comes after {waits}{note}"))
 }

@@ -173,10 +173,8 @@ fn own(
         checks.iter().map(|c| (c.weight, f64::from(matches!(c.outcome, Seen::Unknown | Seen::NotYet)))),
     );
     let claimed = agent.claim.as_ref().and_then(|c| c.deliverables.get(&id.name)).copied();
-    let failing_since = checks
-        .iter()
-        .filter_map(|c| if let Seen::Failing(since) = c.outcome { Some(since) } else { None })
-        .min();
+    let failing_since =
+        checks.iter().filter_map(|c| if let Seen::Failing(since) = c.outcome { Some(since) } else { None }).min();
     DeliverableView {
         status,
         verified,

@@ -54,7 +54,10 @@ pub fn all(
     for command in state.commands.values().filter(|c| c.state == CommandState::Unknown) {
         let at = command.reached(CommandState::Unknown).unwrap_or(command.issued_at);
         if shown(at, clock) {
-            let message = format!("no result came for {} on {}: it may or may not have taken effect", command.issued.id, command.issued.agent);
+            let message = format!(
+                "no result came for {} on {}: it may or may not have taken effect",
+                command.issued.id, command.issued.agent
+            );
             let next = format!("pitwall commands {}", command.issued.id);
             found.push(FindingView::new(FindingKind::CommandUnknown, &command.issued.id, message, next, at));
         }
@@ -117,17 +120,32 @@ fn of_agent(
         add(FindingKind::WorkspaceAbsent, why.clone(), "create the workspace, or mend --workspace".into(), *at);
     }
     if let Some((at, why)) = &agent.lapsed {
-        add(FindingKind::LeaseLapsed, format!("undone, as nobody renewed it: {why}"), format!("pitwall throttle {name} again, if it is still wanted"), *at);
+        add(
+            FindingKind::LeaseLapsed,
+            format!("undone, as nobody renewed it: {why}"),
+            format!("pitwall throttle {name} again, if it is still wanted"),
+            *at,
+        );
     }
     if let Some((at, why)) = &agent.foreign {
-        add(FindingKind::LeaseForeign, format!("changed by somebody else and left alone: {why}"), "find out who manages that limit".into(), *at);
+        add(
+            FindingKind::LeaseForeign,
+            format!("changed by somebody else and left alone: {why}"),
+            "find out who manages that limit".into(),
+            *at,
+        );
     }
     if let Some((at, instance)) = agent.refused.as_ref().filter(|(at, _)| shown(*at, clock)) {
         let message = format!("a second sidecar instance {instance} wanted to speak for it and was refused");
         add(FindingKind::SecondInstance, message, "stop one of the two".into(), *at);
     }
     if let Some((at, count)) = agent.dropped.filter(|(at, _)| shown(*at, clock)) {
-        add(FindingKind::FactsDropped, format!("{count} facts dropped, the sidecar's spool was full"), "look at the link to this host".into(), at);
+        add(
+            FindingKind::FactsDropped,
+            format!("{count} facts dropped, the sidecar's spool was full"),
+            "look at the link to this host".into(),
+            at,
+        );
     }
     for (resource, quota) in &agent.quotas {
         let word = match resource {
@@ -172,7 +190,13 @@ fn of_deliverable(
     if view.status == DeliverableStatus::Regressed {
         let failed = view.checks.iter().find(|c| c.outcome == super::Seen::Failed);
         let message = format!("was verified, now {} fails", failed.map_or("a check", |c| c.id.as_str()));
-        found.push(FindingView::new(FindingKind::DeliverableRegressed, id, message, tell.clone(), state.deliverables[id].since));
+        found.push(FindingView::new(
+            FindingKind::DeliverableRegressed,
+            id,
+            message,
+            tell.clone(),
+            state.deliverables[id].since,
+        ));
     }
     if let Some(cause) = cause.filter(|c| c.cause == Cause::Misdirected) {
         let since = cause.since.unwrap_or(state.at);

@@ -6,10 +6,7 @@ use crate::{plan::DeliverableId, state::State};
 
 /// The path from the first deliverable to the last, and its length where every estimate on it is known.
 /// A missing estimate counts as no work: it cannot make a path critical.
-pub fn critical(
-    _state: &State,
-    views: &BTreeMap<DeliverableId, DeliverableView>,
-) -> (Vec<DeliverableId>, Option<i64>) {
+pub fn critical(_state: &State, views: &BTreeMap<DeliverableId, DeliverableView>) -> (Vec<DeliverableId>, Option<i64>) {
     let mut best: BTreeMap<DeliverableId, (i64, Option<DeliverableId>)> = BTreeMap::new();
     let mut dependents: BTreeMap<&DeliverableId, Vec<&DeliverableId>> = BTreeMap::new();
     for (id, view) in views.iter().filter(|(_, v)| !v.verified_now()) {

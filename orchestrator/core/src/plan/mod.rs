@@ -4,3 +4,9 @@ mod types;
 pub use types::{
     AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, Plan, ProjectWindows, Quota, Resource, Rule,
 };
+pub fn diff(_a: &Plan, _b: &Plan) -> Vec<String> {
+    Vec::new()
+}
+pub fn agent_part(_p: &Plan, _a: &str, _g: u64) -> Option<pitwall_proto::v1::AgentPlan> {
+    None
+}

@@ -59,7 +59,8 @@ impl Project {
     pub(super) fn confirm(&mut self, id: DeliverableId, check: &str, at: Millis) {
         let confirmed = self.signs.confirmed.entry((id.clone(), check.into())).or_insert(at);
         *confirmed = at.max(*confirmed);
-        let fresh = self.fresh_for(&id, check).is_some_and(|window| *confirmed + window > self.now);
+        let confirmed = *confirmed;
+        let fresh = self.fresh_for(&id, check).is_some_and(|window| confirmed + window > self.now);
         let stale = self.state.deliverables.get(&id).and_then(|d| d.checks.get(check)).is_some_and(|c| c.stale);
         if stale && fresh {
             self.emit_staleness(id, check, false);
@@ -127,14 +128,14 @@ impl Project {
         if overdue.is_empty() || self.state.mass_loss.is_some() {
             return;
         }
-        let reporting = |a: &crate::state::AgentState| {
-            matches!(a.sidecar_status(), SidecarStatus::Live | SidecarStatus::Late)
-        };
+        let reporting =
+            |a: &crate::state::AgentState| matches!(a.sidecar_status(), SidecarStatus::Live | SidecarStatus::Late);
         let live = self.state.agents.values().filter(|a| reporting(a)).count();
         // Those that turn late in the same interval vanish together with those that are overdue already.
         let late = self.state.agents.values().filter(|a| a.sidecar_status() == SidecarStatus::Late).count();
         if live >= MASS_LOSS_OF_AT_LEAST && late as f64 > MASS_LOSS_SHARE * live as f64 {
-            let reason = format!("{late} of {live} sidecars fell silent together: network or orchestrator, statuses are kept");
+            let reason =
+                format!("{late} of {live} sidecars fell silent together: network or orchestrator, statuses are kept");
             self.emit(Body::MassLoss(journal::MassLoss { on: true, reason }));
             return;
         }
@@ -166,9 +167,9 @@ impl Project {
             }
             Some((at, format!("silence of the sidecar of {name}")))
         });
-        let staleness = self.freshness_ends().map(|(at, id, check)| {
-            (at.max(self.signs.grace_until), format!("evidence of {id} {check} grows stale"))
-        });
+        let staleness = self
+            .freshness_ends()
+            .map(|(at, id, check)| (at.max(self.signs.grace_until), format!("evidence of {id} {check} grows stale")));
         silence.chain(staleness).min()
     }
 }

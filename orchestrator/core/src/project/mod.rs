@@ -40,16 +40,13 @@ pub struct Project {
     signs: liveness::Signs,
     pub(crate) readings: BTreeMap<String, (Millis, v1::Readings)>,
     published: publish::Published,
+    /// Verdicts for rules of another generation: dropped, and counted.
+    pub(crate) foreign_verdicts: u64,
 }
 
 impl Project {
     /// The state that a journal adds up to. Decides nothing.
-    pub fn replay(
-        project: &str,
-        lineage: &str,
-        epoch: u64,
-        events: impl IntoIterator<Item = journal::Event>,
-    ) -> Self {
+    pub fn replay(project: &str, lineage: &str, epoch: u64, events: impl IntoIterator<Item = journal::Event>) -> Self {
         let mut state = State::new(project, lineage);
         for event in events {
             state.apply(&event);
@@ -69,6 +66,7 @@ impl Project {
             signs: liveness::Signs::default(),
             readings: BTreeMap::new(),
             published: publish::Published::default(),
+            foreign_verdicts: 0,
         };
         replayed.published = replayed.snapshot_published();
         replayed
@@ -82,7 +80,7 @@ impl Project {
             Input::Started => self.begin_grace(),
             Input::ApplyPlan { token, plan, source_yaml } => self.apply_plan(token, *plan, source_yaml),
             Input::Hello { session, hello } => self.hello(session, *hello),
-            Input::FromSidecar { session, body } => self.from_sidecar(session, body),
+            Input::FromSidecar { session, body } => self.on_message(session, body),
             Input::SessionClosed { session } => self.sessions.remove(session),
             Input::IssueCommand { token, request } => self.issue(token, *request),
             Input::CancelCommand { token, id } => self.cancel(token, &id),
@@ -120,7 +118,8 @@ impl Project {
 
     /// Decides an event: it is part of the batch and of the state from here on.
     fn emit(&mut self, body: Body) {
-        let event = journal::Event { sequence: self.state.sequence + 1, at_ms: self.now.max(self.state.at), body: Some(body) };
+        let event =
+            journal::Event { sequence: self.state.sequence + 1, at_ms: self.now.max(self.state.at), body: Some(body) };
         self.state.apply(&event);
         self.batch.push(event);
     }

@@ -56,7 +56,8 @@ impl Project {
         }
         if let Some(older) = self.sessions.of_agent(&hello.agent) {
             self.sessions.remove(older);
-            let refusal = refuse(RefusalKind::Aborted, "SESSION_SUPERSEDED", "a newer session of this instance took over");
+            let refusal =
+                refuse(RefusalKind::Aborted, "SESSION_SUPERSEDED", "a newer session of this instance took over");
             self.then(Action::Close { session: older, refusal });
         }
         let lost_memory = self.lost_memory(&hello);
@@ -108,13 +109,19 @@ impl Project {
         }
         let resume_epoch = hello.resume.as_ref().map_or(0, |r| r.epoch);
         if resume_epoch > self.epoch {
-            let message = format!("the sidecar has seen epoch {resume_epoch}, this orchestrator has {}: another one took over", self.epoch);
+            let message = format!(
+                "the sidecar has seen epoch {resume_epoch}, this orchestrator has {}: another one took over",
+                self.epoch
+            );
             return Err(refuse(FailedPrecondition, "EPOCH_FENCED", message));
         }
         let Some(sidecar) = &agent.sidecar else { return Ok(()) };
         let same = sidecar.connected.instance == hello.instance;
         if same && hello.life < sidecar.connected.life {
-            let message = format!("life {} of this instance was superseded by life {}: two sidecars share one state", hello.life, sidecar.connected.life);
+            let message = format!(
+                "life {} of this instance was superseded by life {}: two sidecars share one state",
+                hello.life, sidecar.connected.life
+            );
             return Err(refuse(AlreadyExists, "LIFE_SUPERSEDED", message));
         }
         if !same && sidecar.status != SidecarStatus::Lost {
@@ -187,7 +194,7 @@ impl Project {
         }
     }
 
-    pub(super) fn from_sidecar(&mut self, session: SessionId, body: connect_request::Body) {
+    pub(super) fn on_message(&mut self, session: SessionId, body: connect_request::Body) {
         let Some(open) = self.sessions.get(session) else { return };
         let (agent, instance) = (open.agent.clone(), open.instance.clone());
         if !self.state.agents.contains_key(&agent) {
@@ -200,7 +207,8 @@ impl Project {
         match body {
             connect_request::Body::Hello(_) => {
                 self.sessions.remove(session);
-                let refusal = refuse(RefusalKind::InvalidArgument, "HELLO_AGAIN", "a stream has one hello, its first message");
+                let refusal =
+                    refuse(RefusalKind::InvalidArgument, "HELLO_AGAIN", "a stream has one hello, its first message");
                 self.then(Action::Close { session, refusal });
             }
             connect_request::Body::Heartbeat(heartbeat) => self.on_heartbeat(&agent, &heartbeat),

@@ -63,11 +63,8 @@ impl State {
             Body::AgentMotion(e) => self.with_agent(&e.agent, |a| a.quiet_since = e.quiet.then_some(e.since_ms)),
             Body::AgentLooping(e) => self.with_agent(&e.agent, |a| a.looping_since = e.looping.then_some(e.since_ms)),
             Body::Pressure(e) => self.with_agent(&e.agent, |a| {
-                a.pressure = e.on.then(|| PressureState {
-                    since: e.since_ms,
-                    what: e.what.clone(),
-                    process: e.process.clone(),
-                });
+                a.pressure =
+                    e.on.then(|| PressureState { since: e.since_ms, what: e.what.clone(), process: e.process.clone() });
             }),
             Body::Quota(e) => self.with_agent(&e.agent, |a| {
                 if e.exceeded {

@@ -61,9 +61,14 @@ impl CommandRecord {
     pub fn delivered(&self) -> Option<Millis> {
         match self.spec.kind {
             Some(v1::command_spec::Kind::Directive(_)) => self.reached(v1::CommandState::Succeeded),
-            _ => [v1::CommandState::Received, v1::CommandState::Accepted, v1::CommandState::Running, v1::CommandState::Succeeded]
-                .into_iter()
-                .find_map(|s| self.reached(s)),
+            _ => [
+                v1::CommandState::Received,
+                v1::CommandState::Accepted,
+                v1::CommandState::Running,
+                v1::CommandState::Succeeded,
+            ]
+            .into_iter()
+            .find_map(|s| self.reached(s)),
         }
     }
 
