@@ -3,12 +3,15 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 8] = [
     "pitwall/v1/types.proto",
     "pitwall/v1/plan.proto",
     "pitwall/v1/sidecar.proto",
     "pitwall/v1/control.proto",
+    "pitwall/v1/identity.proto",
     "pitwall/journal/v1/journal.proto",
+    "pitwall/journal/v1/snapshot.proto",
+    "pitwall/state/v1/state.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -61,34 +61,9 @@ impl Project {
         let asked = |id: &&DeliverableId| id.agent == agent && (deliverable.is_empty() || id.name == deliverable);
         for id in derived.deliverables.keys().filter(asked) {
             self.tell_deliverable(now, id, "  ", &mut lines);
-            let Some(root) = derived.roots.get(id) else { continue };
-            let mut indent = String::from("    ");
-            for link in &root.chain {
-                lines.push(format!("{indent}waits for {link}"));
-                indent.push_str("  ");
-                self.tell_deliverable(now, link, &indent, &mut lines);
-            }
-            if let Some(cause) = derived.causes.get(root.id()) {
-                let since = cause.since.map(|s| format!(", for {}", text::ago(now, s))).unwrap_or_default();
-                lines.push(format!("{indent}root cause: {} ({}){since}", text::cause_word(cause.cause), cause.detail));
-            }
-            for other in root.all.iter().filter(|r| *r != root.id()) {
-                lines.push(format!("    also waits for {other}"));
-            }
+            self.tell_wait(now, id, &mut lines);
         }
-        for blocker in derived.blockers.iter().filter(|b| asked(&b.root.id())) {
-            let held: Vec<&str> = blocker.holds_agents.iter().map(String::as_str).collect();
-            let told = format!(
-                "  {} holds up {} ({} deliverables) for {}",
-                blocker.root.id(),
-                held.join(", "),
-                blocker.holds_deliverables,
-                text::ago(now, blocker.since)
-            );
-            if !lines.contains(&told) {
-                lines.push(told);
-            }
-        }
+        self.tell_held(now, &asked, &mut lines);
         for finding in findings {
             let kind = text::finding_word(finding.kind()).to_lowercase().replace('_', " ");
             lines.push(format!("  finding #{} {kind}: {}", finding.id, finding.message));
@@ -97,6 +72,51 @@ impl Project {
             }
         }
         lines
+    }
+
+    /// The chain of a waiting deliverable down to its root, why that is not there, and what to do.
+    fn tell_wait(&self, now: Millis, id: &DeliverableId, lines: &mut Vec<String>) {
+        let derived = &self.derived;
+        let Some(root) = derived.roots.get(id) else { return };
+        let mut indent = String::from("    ");
+        for link in &root.chain {
+            lines.push(format!("{indent}waits for {link}"));
+            indent.push_str("  ");
+            self.tell_deliverable(now, link, &indent, lines);
+        }
+        if let Some(cause) = derived.causes.get(root.id()) {
+            let since = cause.since.map(|s| format!(", for {}", text::ago(now, s))).unwrap_or_default();
+            lines.push(format!("{indent}root cause: {}{since}: {}", text::cause_word(cause.cause), cause.detail));
+            let next = view::advice(&self.state, root.id(), cause.cause);
+            if !next.is_empty() {
+                lines.push(format!("{indent}next: {next}"));
+            }
+        }
+        let clear = derived.deliverables.get(root.id()).and_then(|v| v.expected_finish);
+        if let Some(clear) = clear {
+            lines.push(format!("{indent}there in {} at the earliest", text::duration(clear - now)));
+        }
+        for other in root.all.iter().filter(|r| *r != root.id()) {
+            lines.push(format!("    also waits for {other}"));
+        }
+    }
+
+    /// Whom the asked deliverables hold up as roots.
+    fn tell_held(&self, now: Millis, asked: &dyn Fn(&&DeliverableId) -> bool, lines: &mut Vec<String>) {
+        for blocker in self.derived.blockers.iter().filter(|b| asked(&b.root.id())) {
+            let held: Vec<&str> = blocker.holds_agents.iter().map(String::as_str).collect();
+            let told = format!(
+                "  {} holds up {} ({}), {} for {}: {}, {}",
+                blocker.root.id(),
+                held.join(", "),
+                text::count(blocker.holds_deliverables, "deliverable"),
+                blocker.waiting,
+                text::ago(now, blocker.since),
+                text::cause_word(blocker.cause.cause),
+                blocker.cause.detail,
+            );
+            lines.push(told);
+        }
     }
 
     fn tell_deliverable(&self, now: Millis, id: &DeliverableId, indent: &str, lines: &mut Vec<String>) {
@@ -122,12 +142,22 @@ impl Project {
             let verdict = state.checks.get(&check.id).and_then(|c| c.verdict.as_ref());
             let evidence = verdict.and_then(|v| {
                 let summary = v.evidence.as_ref().map(|e| e.summary.clone()).filter(|s| !s.is_empty())?;
-                Some(format!(": {summary} ({} ago)", text::ago(now, v.observed_ms)))
+                Some(format!(
+                    ": {summary} (since {}{})",
+                    text::ago(now, v.observed_ms),
+                    self.still_so(now, id, &check.id)
+                ))
             });
             lines.push(format!("{indent}  {} {mark}{}", check.id, evidence.unwrap_or_default()));
         }
         for (need, _) in view.needs.iter().filter(|(_, s)| *s == NeedState::Met) {
             lines.push(format!("{indent}  needs {need}: met"));
         }
+    }
+
+    /// A heartbeat confirms evidence that has not changed.
+    fn still_so(&self, now: Millis, id: &DeliverableId, check: &str) -> String {
+        let confirmed = self.confirmed(id, check);
+        confirmed.map(|at| format!(", seen {} ago", text::ago(now, at))).unwrap_or_default()
     }
 }

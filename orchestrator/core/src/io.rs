@@ -18,6 +18,9 @@ pub type Token = u64;
 pub enum Input {
     /// Once, after replay: the grace begins in which nobody is called lost.
     Started,
+    /// Once after the replay of a journal that was restored from a backup, before anything else, and before any sidecar is
+    /// let in: what the history that is lost did with its commands is not known.
+    Restored,
     ApplyPlan {
         token: Token,
         plan: Box<Plan>,
@@ -44,6 +47,21 @@ pub enum Input {
     CancelCommand {
         token: Token,
         id: String,
+    },
+    /// Which of two sidecars with one state goes on.
+    AdoptSidecar {
+        token: Token,
+        request: v1::AdoptSidecarRequest,
+    },
+    /// This process ends soon: sidecars are told, and spread their return.
+    Drain {
+        reason: String,
+    },
+    /// Somebody came with a join token of this agent that was used already, and with another key. It was refused.
+    TokenMisused {
+        agent: String,
+        token: String,
+        key: String,
     },
     /// Batch `batch` is durable.
     Appended {
@@ -83,6 +101,7 @@ pub enum Action {
 pub enum Reply {
     Plan { generation: u64, differences: Vec<String> },
     Command(Box<v1::Command>),
+    Adopted(v1::AdoptSidecarResponse),
 }
 
 /// Why something was refused: a machine's reason and a person's message that says what to do.

@@ -145,6 +145,29 @@ fn words(body: &Body) -> (&'static str, String, String) {
         }
         Body::DeadlinePassed(e) => ("deadline_passed", String::new(), e.why.clone()),
         Body::InstanceRefused(e) => ("instance_refused", e.agent.clone(), e.reason.clone()),
+        Body::Restored(e) if e.found_by.is_empty() => {
+            let text = format!("from a backup that ends with event {}: another history begins", e.backup_sequence);
+            ("restored", String::new(), text)
+        }
+        Body::Restored(e) => {
+            let text = format!(
+                "its sidecar has commands that this journal never gave: it ends with event {}",
+                e.backup_sequence
+            );
+            ("restored", e.found_by.clone(), text)
+        }
+        Body::SidecarResynced(e) => ("sidecar_resynced", e.agent.clone(), "told again all that it still has".into()),
+        Body::TokenMisused(e) => {
+            let text =
+                format!("join token {} came again with another key ({})", e.token, e.key.get(..16).unwrap_or(&e.key));
+            ("token_misused", e.agent.clone(), text)
+        }
+        Body::SidecarCloned(e) => ("sidecar_cloned", e.agent.clone(), e.reason.clone()),
+        Body::SidecarAdopted(e) => {
+            let chosen = e.chosen.as_ref().map(text::twin).unwrap_or_default();
+            let by = if e.by.is_empty() { String::new() } else { format!(", by {}", e.by) };
+            ("sidecar_adopted", e.agent.clone(), format!("{chosen} goes on{by}"))
+        }
         Body::MassLoss(e) => {
             let text = if e.on { e.reason.clone() } else { "sidecars are heard again".into() };
             ("mass_loss", String::new(), text)

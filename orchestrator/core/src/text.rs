@@ -1,9 +1,9 @@
 //! Numbers and moments as people read them.
-use pitwall_proto::v1;
+use pitwall_proto::{journal, v1};
 
 use crate::{io::Millis, state::Exit};
 
-/// `1500` becomes `1.5s`, `840000` `14m`, `5400000` `1h30m`.
+/// `1500` becomes `1.5s`, `840000` `14m`, `5400000` `1h30m`, from two days on `2d06h`, from ten on `10d`.
 pub fn duration(ms: i64) -> String {
     let ms = ms.max(0);
     match ms {
@@ -12,6 +12,9 @@ pub fn duration(ms: i64) -> String {
         1_000..60_000 => format!("{}.{}s", ms / 1_000, ms % 1_000 / 100),
         60_000..3_600_000 if ms % 60_000 < 1_000 || ms >= 600_000 => format!("{}m", ms / 60_000),
         60_000..3_600_000 => format!("{}m{:02}s", ms / 60_000, ms % 60_000 / 1_000),
+        864_000_000.. => format!("{}d", ms / 86_400_000),
+        172_800_000.. if ms % 86_400_000 < 3_600_000 => format!("{}d", ms / 86_400_000),
+        172_800_000.. => format!("{}d{:02}h", ms / 86_400_000, ms % 86_400_000 / 3_600_000),
         _ if ms % 3_600_000 < 60_000 => format!("{}h", ms / 3_600_000),
         _ => format!("{}h{:02}m", ms / 3_600_000, ms % 3_600_000 / 60_000),
     }
@@ -57,7 +60,12 @@ pub fn ending(code: Option<i32>, signal: Option<i32>) -> String {
 
 /// How long ago, as of `now`.
 pub fn ago(now: Millis, then: Millis) -> String {
-    duration(now - then)
+    if now - then < 1_000 { "0s".into() } else { duration(now - then) }
+}
+
+/// `1 agent`, `2 agents`.
+pub fn count(n: usize, word: &str) -> String {
+    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
 }
 
 /// The name of a protobuf enum's value without its prefix.
@@ -93,6 +101,18 @@ pub fn cause_word(cause: v1::Cause) -> String {
     word(cause.as_str_name(), "CAUSE_").to_lowercase().replace('_', " ")
 }
 
+/// Letters of the name of a sidecar's process that are shown; enough to tell two apart.
+const PROCESS_SHOWN: usize = 8;
+
+pub fn process(name: &str) -> &str {
+    name.get(..PROCESS_SHOWN).unwrap_or(name)
+}
+
+/// One of two sidecars that have one state.
+pub fn twin(twin: &journal::Twin) -> String {
+    format!("{} (life {} on {})", process(&twin.process), twin.life, twin.hostname)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +129,10 @@ mod tests {
             (840_000, "14m"),
             (5_400_000, "1h30m"),
             (7_200_000, "2h"),
+            (169_200_000, "47h"),
+            (172_800_000, "2d"),
+            (194_400_000, "2d06h"),
+            (7_775_999_000, "89d"),
         ];
         for (ms, text) in table {
             assert_eq!(duration(ms), text);

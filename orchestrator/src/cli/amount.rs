@@ -3,6 +3,12 @@
 
 /// A duration in milliseconds, from 1 ms to what fits the wire (about 49 days).
 pub fn duration_ms(text: &str) -> Result<u32, String> {
+    u32::try_from(long_duration_ms(text)?).map_err(|_| format!("{text:?} is too long: at most 49d"))
+}
+
+/// The same where years fit.
+pub fn long_duration_ms(text: &str) -> Result<u64, String> {
+    const MAX: f64 = 36_500.0 * 86_400_000.0;
     let wrong = || format!("{text:?} is no duration: write it as 500ms, 90s, 10m, 1h30m or 2d");
     let mut total: f64 = 0.0;
     let mut rest = text.trim();
@@ -29,11 +35,11 @@ pub fn duration_ms(text: &str) -> Result<u32, String> {
     if total < 1.0 {
         return Err(format!("{text:?} is too short: at least 1ms"));
     }
-    if total > f64::from(u32::MAX) {
-        return Err(format!("{text:?} is too long: at most 49d"));
+    if total > MAX {
+        return Err(format!("{text:?} is too long"));
     }
     // In range, as checked just above.
-    Ok(total.round() as u32)
+    Ok(total.round() as u64)
 }
 
 /// Cores: `0.5`, or `50%` of one.
@@ -54,6 +60,15 @@ pub fn cores(text: &str) -> Result<f64, String> {
         return Err(format!("{text:?}: an agent is never held below 10 % of a core"));
     }
     Ok(value)
+}
+
+/// A host name or an address, as a certificate may be for it.
+pub fn host(text: &str) -> Result<String, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    if bare.parse::<std::net::IpAddr>().is_ok() || crate::identity::authority::is_host_name(bare) {
+        return Ok(bare.to_owned());
+    }
+    Err("write a host name or an address, without a port, for example pitwall.example".into())
 }
 
 /// A process id.
@@ -108,6 +123,8 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(duration_ms(text).ok(), expected, "{text:?}: {:?}", duration_ms(text));
         }
+        assert_eq!(long_duration_ms("90d"), Ok(7_776_000_000));
+        assert!(long_duration_ms("99999999d").is_err());
     }
 
     #[test]

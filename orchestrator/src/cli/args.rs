@@ -6,9 +6,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
 use super::amount;
 
+mod files;
+mod identity;
+
+pub use files::*;
+pub use identity::*;
+
 const EXAMPLES: &str = "\
 Examples:
-  pitwall serve --plan team.yaml --data ./pitwall-data --insecure
+  pitwall serve --plan team.yaml --data ./pitwall-data
   pitwall status
   pitwall why frontend
   pitwall tell backend --about talents-api --priority urgent 'create app/api/talents/route.ts first'
@@ -54,9 +60,15 @@ pub enum ColorWhen {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Orchestrator")]
 pub struct Connect {
-    /// Its address, for example http://127.0.0.1:7440; without it, the one that runs on this machine is found
+    /// Its address, for example https://pitwall.example:7440; without it, the context in use or the one on this machine
     #[arg(long, value_name = "URL", env = "PITWALL_ORCHESTRATOR")]
     pub orchestrator: Option<String>,
+    /// The directory with authority.pem, certificate.pem and key.pem, as `pitwall identity create` makes it
+    #[arg(long, value_name = "DIR", env = "PITWALL_IDENTITY")]
+    pub identity: Option<PathBuf>,
+    /// An orchestrator that `pitwall context add` remembered
+    #[arg(long, value_name = "NAME", env = "PITWALL_CONTEXT", conflicts_with_all = ["orchestrator", "identity"])]
+    pub context: Option<String>,
     /// Plaintext, without any identity: on loopback only
     #[arg(long, env = "PITWALL_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
@@ -68,8 +80,15 @@ pub struct Connect {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the orchestrator of a plan
-    #[command(after_help = "Example:\n  pitwall serve --plan team.yaml --data ./pitwall-data --listen 127.0.0.1:7440 --insecure")]
+    #[command(
+        after_help = "Example:\n  pitwall serve --plan team.yaml --data ./pitwall-data --listen 0.0.0.0:7440 --name pitwall.example"
+    )]
     Serve(Serve),
+    /// Check, copy or bring back the journal of a data directory
+    #[command(
+        after_help = "Examples:\n  pitwall journal backup --data ./pitwall-data night.journal\n  pitwall journal verify ./pitwall-data"
+    )]
+    Journal(Journal),
     /// Check, describe or apply a plan
     Plan(Plan),
     /// Everything at a glance: agents, and what blocks them, in the order in which to clear it
@@ -87,7 +106,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  pitwall commands --agent backend\n  pitwall commands ID")]
     Commands(Commands),
     /// What happened, in order
-    #[command(after_help = "Examples:\n  pitwall events --agent backend --limit 50\n  pitwall events --after 1200 --follow")]
+    #[command(
+        after_help = "Examples:\n  pitwall events --agent backend --limit 50\n  pitwall events --after 1200 --follow"
+    )]
     Events(Events),
     /// The live table on a terminal; one line per event in a pipe
     #[command(after_help = "Examples:\n  pitwall watch\n  pitwall watch --output json | jq .change.events")]
@@ -114,8 +135,53 @@ pub enum Command {
     Restart(Restart),
     /// Start an agent that never started, with the launch command that its sidecar's owner configured
     Activate(OnAgent),
+    /// Say which of two sidecars goes on: they have one state directory's contents, or one waits for the other's place
+    #[command(
+        after_help = "`pitwall findings` names them. Give the other one a state directory of its own.\n\nExample:\n  pitwall adopt backend 5f3a9c1e"
+    )]
+    Adopt(Adopt),
     /// Cancel a command that has not ended
     Cancel(Cancel),
+    /// Replay the night that Pitwall was made for, with real processes on this machine, and report what was found
+    #[command(after_help = "Examples:\n  pitwall demo\n  pitwall demo --seed 7 --without runaway\n  \
+        pitwall demo --output json\n  pitwall demo --keep\n\n\
+        Exit code 0: all findings and effects really happened; 1: not so, and standard error says what.")]
+    Demo(crate::demo::args::Demo),
+    #[command(hide = true)]
+    DemoAgent(crate::demo::args::DemoAgent),
+    /// Make certificates and join secrets before any server runs: the authority, and one secret file per agent
+    #[command(after_help = "Example:\n  pitwall setup --plan team.yaml --data ./pitwall-data --secrets ./secrets\n\n\
+        It may be run again: what is there and still good stays as it is.")]
+    Setup(Setup),
+    /// Join tokens for sidecars
+    #[command(after_help = "Example:\n  pitwall token create --agent backend --ttl 15m > backend.token")]
+    Token(Token),
+    /// Who may talk to the orchestrator, and as what
+    #[command(after_help = "Examples:\n  pitwall identity create ann --role operator --out ./ann\n  \
+        pitwall identity list\n  pitwall identity revoke ann")]
+    Identity(Identity),
+    /// Orchestrators that this user works with, by name
+    #[command(
+        after_help = "Examples:\n  pitwall context add night --orchestrator https://pitwall.example:7440 --identity ./ann\n  \
+        pitwall context use night\n  pitwall status --context night"
+    )]
+    Context(Context),
+    /// Containers: what stands beside a service that is watched, and what is wrong with a compose file
+    #[command(
+        after_help = "Examples:\n  pitwall compose print --service backend --cgroup v1 > pitwall-backend.yaml\n  \
+        docker compose -f compose.yaml -f pitwall-backend.yaml up -d\n  pitwall compose check compose.yaml"
+    )]
+    Compose(Compose),
+    /// What the sidecar of an agent can do in its place, what not, why, and what would change it
+    #[command(after_help = "Example:\n  pitwall doctor backend")]
+    Doctor(OfAgent),
+    /// Whether the orchestrator takes commands; for health checks
+    #[command(after_help = "Example:\n  pitwall health || echo 'it does not'\n\n\
+        Exit code 0: it does; 1: it answers and does not; 69: it does not answer.")]
+    Health(Read),
+    /// What was changed and what was refused: who, what, when, outcome; newest first
+    #[command(after_help = "Examples:\n  pitwall audit --refused\n  pitwall audit --who ann --limit 20")]
+    Audit(Audit),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  pitwall completions bash > /etc/bash_completion.d/pitwall")]
     Completions(Completions),
@@ -132,7 +198,16 @@ pub struct Serve {
     /// Port 0 takes a free one and prints it
     #[arg(long, value_name = "ADDR", env = "PITWALL_LISTEN", default_value = "127.0.0.1:7440")]
     pub listen: SocketAddr,
-    /// Plaintext, without any identity: on loopback only, and the only mode so far
+    /// A name or address under which clients reach it, besides localhost, loopback and this machine's name; may be repeated
+    #[arg(long = "name", value_name = "HOST", env = "PITWALL_NAMES", value_delimiter = ',', value_parser = amount::host)]
+    pub names: Vec<String>,
+    /// How long a sidecar's certificate counts; it is renewed at half of that
+    #[arg(long, value_name = "DURATION", env = "PITWALL_CERTIFICATE_LIFE", default_value = "24h", value_parser = amount::duration_ms)]
+    pub certificate_life: u32,
+    /// For tests: how long the server's own certificate counts
+    #[arg(long, hide = true, default_value = "30d", value_parser = amount::duration_ms)]
+    pub server_certificate_life: u32,
+    /// Plaintext, without any identity: on loopback only
     #[arg(long, env = "PITWALL_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
     /// End when standard input does, so that no server outlives whoever started it
@@ -141,31 +216,11 @@ pub struct Serve {
 }
 
 #[derive(Debug, Args)]
-pub struct Plan {
-    #[command(subcommand)]
-    pub action: PlanAction,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum PlanAction {
-    /// Find every mistake in a plan, with line and column; needs no orchestrator
-    #[command(after_help = "Exit code 0: usable; 64: mistakes.")]
-    Check {
-        /// The plan, YAML; - is standard input
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// Print the JSON Schema of a plan, for editors
-    #[command(after_help = "Example:\n  pitwall plan schema > plan.schema.json")]
-    Schema,
-    /// Make a plan the next generation while the agents work, and print what changed
-    Apply {
-        /// The plan, YAML; - is standard input
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        #[command(flatten)]
-        connect: Connect,
-    },
+pub struct OfAgent {
+    #[arg(value_name = "AGENT")]
+    pub agent: String,
+    #[command(flatten)]
+    pub connect: Connect,
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +350,9 @@ pub struct Kill {
     /// The process, as `pitwall hosts` shows it
     #[arg(long, value_name = "N", value_parser = amount::pid)]
     pub pid: i32,
+    /// Its start time in clock ticks since boot (field 22 of /proc/N/stat), where the latest reading does not show it
+    #[arg(long, value_name = "TICKS", default_value_t = 0, hide_default_value = true)]
+    pub start_ticks: u64,
     /// Between TERM and KILL [default: 2s]
     #[arg(long, value_name = "DURATION", value_parser = amount::duration_ms)]
     pub grace: Option<u32>,
@@ -321,6 +379,17 @@ pub struct Cancel {
     /// Print the id and return, instead of waiting for its end
     #[arg(long)]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub connect: Connect,
+}
+
+#[derive(Debug, Args)]
+pub struct Adopt {
+    #[arg(value_name = "AGENT")]
+    pub agent: String,
+    /// The sidecar's process, as the finding names it; its first letters are enough
+    #[arg(value_name = "SIDECAR")]
+    pub sidecar: String,
     #[command(flatten)]
     pub connect: Connect,
 }

@@ -5,6 +5,8 @@ use std::{fmt, io, process::ExitCode};
 use pitwall_proto::v1::CommandState;
 use tonic_types::StatusExt as _;
 
+use super::render::text::clean;
+
 /// How a run of `pitwall` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -40,6 +42,22 @@ impl Exit {
         TABLE.iter().find(|(exit, _, _)| *exit == self).map_or(70, |(_, code, _)| *code)
     }
 
+    /// For machines, where no orchestrator gave a reason.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Failed => "FAILED",
+            Self::Usage => "USAGE",
+            Self::Rejected => "REJECTED",
+            Self::NotDone => "NOT_DONE",
+            Self::Unknown => "OUTCOME_UNKNOWN",
+            Self::BadInput => "BAD_INPUT",
+            Self::Unreachable => "UNREACHABLE",
+            Self::Internal => "INTERNAL",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+
     /// The exit of a command by its terminal state; `None` while it is not terminal.
     pub fn of_state(state: CommandState) -> Option<Self> {
         use CommandState as S;
@@ -73,6 +91,9 @@ pub fn help() -> String {
 #[derive(Debug)]
 pub struct CliError {
     pub exit: Exit,
+    /// For machines: the orchestrator's `ErrorInfo.reason`, else the name of the exit.
+    pub reason: String,
+    /// Empty: everything was told already, only the exit code is left.
     pub message: String,
     pub hint: Option<String>,
 }
@@ -82,7 +103,7 @@ pub type Result<T> = std::result::Result<T, Box<CliError>>;
 
 impl CliError {
     pub fn new(exit: Exit, message: impl Into<String>) -> Box<Self> {
-        Box::new(Self { exit, message: message.into(), hint: None })
+        Box::new(Self { exit, reason: exit.reason().into(), message: message.into(), hint: None })
     }
 
     pub fn bad_input(message: impl Into<String>) -> Box<Self> {
@@ -93,6 +114,11 @@ impl CliError {
         Self::new(Exit::Internal, message)
     }
 
+    /// What there was to say is on standard output already.
+    pub fn silent(exit: Exit) -> Box<Self> {
+        Self::new(exit, "")
+    }
+
     pub fn hint(mut self: Box<Self>, hint: impl Into<String>) -> Box<Self> {
         self.hint = Some(hint.into());
         self
@@ -101,7 +127,7 @@ impl CliError {
     /// The reader of our output has gone, as with `| head`: nobody is left to tell, and nothing failed.
     pub fn output(error: &io::Error) -> Box<Self> {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::new(Exit::Ok, "");
+            return Self::silent(Exit::Ok);
         }
         Self::internal(format!("cannot write the output: {error}"))
     }
@@ -114,6 +140,33 @@ impl fmt::Display for CliError {
 }
 
 impl std::error::Error for CliError {}
+
+impl CliError {
+    /// As standard error shows it. Messages may come from the network, so nothing but text and newlines is left.
+    pub fn render(&self, json: bool) -> String {
+        if self.message.is_empty() {
+            return String::new();
+        }
+        if json {
+            let hint = self.hint.as_deref().unwrap_or("");
+            let error = serde_json::json!({
+                "reason": self.reason, "message": self.message, "hint": hint, "exit": self.exit.code()
+            });
+            return format!("{}\n", serde_json::json!({ "error": error }));
+        }
+        let own = self.reason == self.exit.reason();
+        let reason = if own { String::new() } else { format!(" ({})", clean(&self.reason)) };
+        let mut text = format!("error: {}{reason}\n", clean_lines(&self.message));
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {}\n", clean_lines(hint)));
+        }
+        text
+    }
+}
+
+fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
 
 /// A gRPC error told for people: its message as it is, the exit by its class, the hint by its reason.
 pub fn of_status(status: &tonic::Status) -> Box<CliError> {
@@ -132,27 +185,52 @@ pub fn of_status(status: &tonic::Status) -> Box<CliError> {
     let details = status.get_error_details();
     let info = details.error_info();
     let reason = info.map_or("", |info| info.reason.as_str());
-    let mut message = match status.code() {
+    let message = match status.code() {
         C::DeadlineExceeded | C::Cancelled if status.message().is_empty() => "no answer in time".to_owned(),
         C::Unimplemented => "this orchestrator does not know that call: it is of another version".to_owned(),
+        // Without a reason it comes from the transport, whose words are about itself.
+        C::Unavailable | C::Unknown if reason.is_empty() => match transport_cause(status) {
+            Some(cause) => format!("the orchestrator is gone: {cause}"),
+            None if status.message().is_empty() => "the orchestrator is gone".to_owned(),
+            None => format!("the orchestrator is gone: {}", status.message()),
+        },
         _ if status.message().is_empty() => format!("the orchestrator answered {:?}", status.code()),
-        _ => super::render::text::clean(status.message()),
+        _ => status.message().to_owned(),
     };
-    if !reason.is_empty() {
-        message.push_str(&format!(" ({})", super::render::text::clean(reason)));
-    }
-    let told = info.and_then(|info| info.metadata.get("hint")).map(|hint| super::render::text::clean(hint));
+    let told = info.and_then(|info| info.metadata.get("hint")).cloned();
+    // Of the transport's own making: what answers there is no orchestrator, or none that speaks this way.
+    let strange = status.code() == C::Internal && status.message().starts_with("h2 protocol error");
+    let gone = strange || status.code() == C::Unknown && reason.is_empty();
+    let exit = if gone { Exit::Unreachable } else { exit };
     let mut error = CliError::new(exit, message);
     error.hint = told.or_else(|| hint_for(reason, exit).map(str::to_owned));
+    if !reason.is_empty() {
+        error.reason = reason.to_owned();
+    }
     error
+}
+
+/// The innermost error of a broken connection, which is the one that says something.
+fn transport_cause(status: &tonic::Status) -> Option<String> {
+    let error = std::error::Error::source(status)?;
+    Some(innermost(error))
+}
+
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 fn hint_for(reason: &str, exit: Exit) -> Option<&'static str> {
     match reason {
         "AGENT_UNKNOWN" | "DELIVERABLE_UNKNOWN" => Some("`pitwall agents` lists the agents of the plan"),
-        "COMMAND_NOT_FOUND" | "COMMAND_ID_UNKNOWN" => Some("`pitwall commands` lists the commands"),
         "PROJECT_UNKNOWN" => Some("leave --project out where the orchestrator serves one project only"),
-        _ if exit == Exit::Unreachable => Some("is `pitwall serve` running, and is --orchestrator its address?"),
+        _ if exit == Exit::Unreachable => {
+            Some("is `pitwall serve` running, and is --orchestrator its address: https:// where it has certificates?")
+        }
         _ => None,
     }
 }
@@ -195,14 +273,27 @@ mod tests {
 
     #[test]
     fn a_status_with_a_reason_becomes_an_error_with_a_hint() {
-        let details = tonic_types::ErrorDetails::with_error_info("AGENT_UNKNOWN", "pitwall", Vec::new());
+        let details =
+            tonic_types::ErrorDetails::with_error_info("AGENT_UNKNOWN", "pitwall", [] as [(String, String); 0]);
         let status = tonic::Status::with_error_details(tonic::Code::NotFound, "no agent \"bakend\"", details);
         let error = of_status(&status);
         assert_eq!(error.exit, Exit::BadInput);
-        assert_eq!(error.message, "no agent \"bakend\" (AGENT_UNKNOWN)");
+        assert_eq!((error.message.as_str(), error.reason.as_str()), ("no agent \"bakend\"", "AGENT_UNKNOWN"));
+        let lines = "error: no agent \"bakend\" (AGENT_UNKNOWN)\nhint: `pitwall agents` lists the agents of the plan\n";
+        assert_eq!(error.render(false), lines);
+        let json: serde_json::Value = serde_json::from_str(&error.render(true)).expect("JSON");
+        assert_eq!(json["error"]["reason"], "AGENT_UNKNOWN");
+        assert_eq!(json["error"]["exit"], 64);
         assert_eq!(error.hint.as_deref(), Some("`pitwall agents` lists the agents of the plan"));
         assert_eq!(of_status(&tonic::Status::unavailable("gone")).exit, Exit::Unreachable);
         assert_eq!(of_status(&tonic::Status::failed_precondition("ended")).exit, Exit::Rejected);
+    }
+
+    #[test]
+    fn an_error_from_the_network_cannot_drive_the_terminal() {
+        let error = of_status(&tonic::Status::invalid_argument("two\n\x1b[2Jlines\x07"));
+        assert_eq!(error.render(false), "error: two\n[2Jlines\n");
+        assert_eq!(CliError::silent(Exit::Failed).render(false), "");
     }
 
     #[test]

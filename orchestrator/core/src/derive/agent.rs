@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use pitwall_proto::v1::{AgentStatus, SidecarStatus};
 
 use super::{
-    cause::{CauseView, stalled_since},
+    cause::{CauseView, Stall},
     deliverable::DeliverableView,
     root::Root,
 };
@@ -37,7 +37,7 @@ pub struct Early {
     pub waiting: bool,
 }
 
-pub fn early(state: &State, _views: &Views, clock: &Clock) -> BTreeMap<String, Early> {
+pub fn early(state: &State, clock: &Clock) -> BTreeMap<String, Early> {
     state.agents.iter().map(|(name, agent)| (name.clone(), early_one(state, name, agent, clock))).collect()
 }
 
@@ -64,6 +64,7 @@ pub fn all(
     state: &State,
     views: &Views,
     early: &BTreeMap<String, Early>,
+    stalled: &BTreeMap<String, Stall>,
     causes: &BTreeMap<DeliverableId, CauseView>,
     roots: &BTreeMap<DeliverableId, Root>,
     clock: &Clock,
@@ -71,7 +72,7 @@ pub fn all(
     let mut agents = BTreeMap::new();
     for (name, agent) in &state.agents {
         let own: Vec<(&DeliverableId, &DeliverableView)> = views.iter().filter(|(id, _)| id.agent == *name).collect();
-        let (status, reason) = status(agent, &own, &early[name], views, causes, roots, clock);
+        let (status, reason) = status(agent, &own, &early[name], stalled.get(name), views, causes, roots, clock);
         let claimed = agent.claim.as_ref().and_then(|claim| {
             claim.progress.or_else(|| {
                 let any = own.iter().any(|(_, v)| v.claimed.is_some());
@@ -95,6 +96,7 @@ fn status(
     agent: &AgentState,
     own: &[(&DeliverableId, &DeliverableView)],
     early: &Early,
+    stalled: Option<&Stall>,
     views: &Views,
     causes: &BTreeMap<DeliverableId, CauseView>,
     roots: &BTreeMap<DeliverableId, Root>,
@@ -117,11 +119,8 @@ fn status(
         return (AgentStatus::Waiting, format!("says it waits for {claim}"));
     }
     let workable = own.iter().any(|(_, v)| v.workable);
-    let misdirected =
-        own.iter().any(|(id, _)| causes.get(*id).is_some_and(|c| c.cause == pitwall_proto::v1::Cause::Misdirected));
-    if workable && stalled_since(agent, misdirected).is_some() {
-        let how =
-            if agent.quiet_since.is_some() { "no file, evidence or CPU activity" } else { "busy, and nothing changes" };
+    if let Some(stall) = stalled.filter(|_| workable) {
+        let how = if stall.quiet { "no file, evidence or CPU activity" } else { "busy, and nothing changes" };
         return (AgentStatus::Stalled, how.into());
     }
     if workable {

@@ -39,14 +39,18 @@ pub fn all(
 ) -> Vec<BlockerView> {
     let mut impacts: BTreeMap<&DeliverableId, Impact> = BTreeMap::new();
     for (id, root) in roots {
-        let impact = impacts.entry(root.id()).or_default();
-        impact.agents.insert(id.agent.clone());
-        impact.deliverables += 1;
-        if agents[&id.agent].status == AgentStatus::Blocked && root.all.len() == 1 {
-            impact.freed.insert(id.agent.clone());
-        }
-        if views[id].critical {
-            impact.critical_weight += views[id].weight;
+        let blocked = agents[&id.agent].status == AgentStatus::Blocked;
+        // Every root that it reaches holds it up, not only the binding one.
+        for held_by in &root.all {
+            let impact = impacts.entry(held_by).or_default();
+            impact.agents.insert(id.agent.clone());
+            impact.deliverables += 1;
+            if blocked && views[id].open_needs().eq([held_by]) {
+                impact.freed.insert(id.agent.clone());
+            }
+            if views[id].critical {
+                impact.critical_weight += views[id].weight;
+            }
         }
     }
     let mut blockers: Vec<BlockerView> = Vec::new();
@@ -54,12 +58,21 @@ pub fn all(
         let shown = match agents[&id.agent].status {
             AgentStatus::Blocked => true,
             AgentStatus::Active => views[id].critical,
-            _ => false,
+            AgentStatus::Unspecified
+            | AgentStatus::Expected
+            | AgentStatus::Missing
+            | AgentStatus::Lost
+            | AgentStatus::Done
+            | AgentStatus::Exited
+            | AgentStatus::Waiting
+            | AgentStatus::Stalled
+            | AgentStatus::Idle => false,
         };
         let Some(cause) = causes.get(root.id()).filter(|_| shown) else { continue };
         let impact = &impacts[root.id()];
         let agent = &state.agents[&id.agent];
-        let since = if agent.status == AgentStatus::Blocked { agent.since } else { state.deliverables[id].since };
+        let added = state.deliverables[id].added;
+        let since = if agent.status == AgentStatus::Blocked { agent.since.max(added) } else { added };
         blockers.push(BlockerView {
             waiting: id.clone(),
             root: root.clone(),

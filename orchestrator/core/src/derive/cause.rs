@@ -3,12 +3,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pitwall_proto::v1::{AgentStatus, Cause, DeliverableStatus, SidecarStatus};
 
-use super::{agent::Early, deliverable::DeliverableView};
+use super::{
+    agent::Early,
+    deliverable::{DeliverableView, Seen},
+};
 use crate::{
     clock::Clock,
     io::Millis,
     plan::DeliverableId,
-    state::{AgentState, State},
+    state::{ActivityBucket, DeliverableState, State},
     text,
 };
 
@@ -33,20 +36,35 @@ pub fn holding(views: &Views) -> BTreeSet<DeliverableId> {
     views.values().filter(|v| !v.verified_now()).flat_map(|v| v.open_needs().cloned()).collect()
 }
 
+/// Where misdirection holds, whether or not another cause is told before it.
+pub fn misdirected(
+    state: &State,
+    views: &Views,
+    holding: &BTreeSet<DeliverableId>,
+    clock: &Clock,
+) -> BTreeMap<DeliverableId, CauseView> {
+    views
+        .iter()
+        .filter(|(_, v)| v.workable)
+        .filter_map(|(id, _)| Some((id.clone(), misdirection(state, id, holding, clock)?)))
+        .collect()
+}
+
 pub fn all(
     state: &State,
     views: &Views,
     early: &BTreeMap<String, Early>,
-    holding: &BTreeSet<DeliverableId>,
+    misdirected: &BTreeMap<DeliverableId, CauseView>,
+    stalled: &BTreeMap<String, Stall>,
     clock: &Clock,
 ) -> BTreeMap<DeliverableId, CauseView> {
-    let misdirected: BTreeMap<&DeliverableId, CauseView> = views
-        .iter()
-        .filter(|(_, v)| v.workable)
-        .filter_map(|(id, _)| Some((id, misdirection(state, id, holding, clock)?)))
-        .collect();
     let roots = views.iter().filter(|(_, v)| v.workable);
-    roots.map(|(id, view)| (id.clone(), one(state, id, view, &early[&id.agent], &misdirected, clock))).collect()
+    roots
+        .map(|(id, view)| {
+            let stall = stalled.get(&id.agent);
+            (id.clone(), one(state, id, view, &early[&id.agent], misdirected.get(id), stall, clock))
+        })
+        .collect()
 }
 
 fn one(
@@ -54,7 +72,8 @@ fn one(
     id: &DeliverableId,
     view: &DeliverableView,
     early: &Early,
-    misdirected: &BTreeMap<&DeliverableId, CauseView>,
+    misdirected: Option<&CauseView>,
+    stalled: Option<&Stall>,
     clock: &Clock,
 ) -> CauseView {
     let owner = &state.agents[&id.agent];
@@ -70,10 +89,12 @@ fn one(
         return told(Cause::OwnerExited, format!("{} exited{}", id.agent, text::exit(exit)), Some(exit.at));
     }
     if view.status == DeliverableStatus::Regressed {
-        return told(Cause::Regressed, "was verified and fails now".into(), Some(state.deliverables[id].since));
+        let failed = view.checks.iter().find(|c| c.outcome == Seen::Failed).map_or("a check", |c| c.id.as_str());
+        let detail = format!("was verified, now {failed} fails");
+        return told(Cause::Regressed, detail, Some(state.deliverables[id].since));
     }
     if view.status == DeliverableStatus::Unknown {
-        return told(Cause::EvidenceUnknown, "a required check cannot be observed".into(), None);
+        return told(Cause::EvidenceUnknown, unseen(&state.deliverables[id], view), Some(state.deliverables[id].since));
     }
     if early.waiting {
         let claim = owner.claim.as_ref().map_or("a person", |c| c.waiting_for.as_str());
@@ -83,12 +104,11 @@ fn one(
         let by = pressure.process.as_ref().map(|p| format!(", caused by {} ({})", p.name, p.pid)).unwrap_or_default();
         return told(Cause::ResourcePressure, format!("{}{by}", pressure.what), Some(pressure.since));
     }
-    let drifting = misdirected.keys().any(|d| d.agent == id.agent);
-    if let Some(since) = stalled_since(owner, drifting) {
-        let how = if owner.quiet_since.is_some() { "quiet" } else { "looping" };
-        return told(Cause::OwnerStalled, format!("{} is {how}", id.agent), Some(since));
+    if let Some(stall) = stalled {
+        let how = if stall.quiet { "quiet" } else { "looping" };
+        return told(Cause::OwnerStalled, format!("{} is {how}", id.agent), Some(stall.since));
     }
-    if let Some(found) = misdirected.get(id) {
+    if let Some(found) = misdirected {
         return found.clone();
     }
     if let Some(planned) = view.planned_finish
@@ -102,9 +122,58 @@ fn one(
     told(Cause::NotStarted, "no check passed, no file of its own changed".into(), None)
 }
 
-/// Quiet, or looping where that is not misdirection. (The caller knows that there is workable work.)
-pub fn stalled_since(owner: &AgentState, misdirected: bool) -> Option<Millis> {
-    owner.quiet_since.or(if misdirected { None } else { owner.looping_since })
+/// Which evidence is unknown, and why.
+fn unseen(state: &DeliverableState, view: &DeliverableView) -> String {
+    let unknown = view.checks.iter().find(|c| c.outcome == Seen::Unknown);
+    let Some((check, now)) = unknown.and_then(|c| Some((c, state.checks.get(&c.id)?))) else {
+        return "a required check cannot be observed".into();
+    };
+    match &now.verdict {
+        Some(_) if now.stale => format!("evidence of {} is too old", check.id),
+        Some(verdict) => {
+            let summary = verdict.evidence.as_ref().map_or("", |e| e.summary.as_str());
+            format!("{} cannot be observed: {summary}", check.id)
+        }
+        None if now.replaced => format!("{} was changed by the plan and not made since", check.id),
+        None => format!("{} was never made", check.id),
+    }
+}
+
+/// An agent with workable work that does not move.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stall {
+    pub since: Millis,
+    /// Without activity; else looping: busy, and nothing changes.
+    pub quiet: bool,
+}
+
+/// Windows in a row without a change of evidence that make a loop.
+const LOOP_WINDOWS: i64 = 3;
+
+/// Quiet, or looping where that is not misdirection, for as long as there has been workable work: an agent that
+/// was rightly quiet while it waited gets the whole window from the moment at which its work became workable.
+pub fn stalled(
+    state: &State,
+    views: &Views,
+    misdirected: &BTreeMap<DeliverableId, CauseView>,
+    clock: &Clock,
+) -> BTreeMap<String, Stall> {
+    let mut stalled = BTreeMap::new();
+    for (name, agent) in state.agents.iter().filter(|(_, a)| a.quiet_since.is_some() || a.looping_since.is_some()) {
+        let own = views.iter().filter(|(id, _)| id.agent == *name);
+        let Some(workable) = own.filter_map(|(_, v)| v.workable_since).min() else { continue };
+        let window = state.plan.agents[name].windows.stall_after_ms as i64;
+        let drifting = misdirected.keys().any(|id| id.agent == *name);
+        let over = |windows| {
+            clock.reached(workable + windows * window, || format!("{name} has had workable work for its window"))
+        };
+        if let Some(since) = agent.quiet_since.filter(|_| over(1)) {
+            stalled.insert(name.clone(), Stall { since: since.max(workable), quiet: true });
+        } else if let Some(since) = agent.looping_since.filter(|_| !drifting && over(LOOP_WINDOWS)) {
+            stalled.insert(name.clone(), Stall { since: since.max(workable), quiet: false });
+        }
+    }
+    stalled
 }
 
 /// Inside the window its owner changes other things that hold nobody up, and nothing that belongs to this,
@@ -120,31 +189,30 @@ fn misdirection(
     if !clock.reached(waited + window, || format!("{id} may be misdirected")) {
         return None;
     }
-    let mut others = 0;
-    let mut latest_other = None;
-    for bucket in &state.agents[&id.agent].activity {
-        let expired = || clock.reached(bucket.at + window, || format!("file activity leaves the window of {id}"));
-        let own = bucket.deliverables.get(&id.name).copied().unwrap_or(0);
-        if own > 0 && !expired() {
-            return None;
-        }
-        let idle: u32 = bucket
-            .deliverables
-            .iter()
-            .filter(|(name, _)| !holding.contains(&DeliverableId::new(&id.agent, name.as_str())))
-            .map(|(_, n)| n)
-            .sum();
-        let other = idle.saturating_add(bucket.unattributed);
-        if other > 0 && !expired() {
-            others += other;
-            latest_other = Some(bucket);
-        }
+    let buckets = &state.agents[&id.agent].activity;
+    let inside = |bucket: &ActivityBucket| {
+        !clock.reached(bucket.at + window, || format!("file activity leaves the window of {id}"))
+    };
+    let own = |bucket: &&ActivityBucket| bucket.deliverables.get(&id.name).is_some_and(|n| *n > 0);
+    // The latest of each kind decides; asking for every bucket would make each of them a deadline.
+    if buckets.iter().filter(own).max_by_key(|b| b.at).is_some_and(inside) {
+        return None;
     }
-    let bucket = latest_other?;
-    let example = bucket.examples.first().map(|e| format!(" (latest {e})")).unwrap_or_default();
+    let others = |bucket: &ActivityBucket| {
+        let idle = |name: &str| !holding.contains(&DeliverableId::new(&id.agent, name));
+        let known = bucket.deliverables.iter().filter(|(name, _)| idle(name));
+        known.fold(bucket.unattributed, |sum, (_, n)| sum.saturating_add(*n))
+    };
+    let latest = buckets.iter().filter(|b| others(b) > 0).max_by_key(|b| b.at)?;
+    if !inside(latest) {
+        return None;
+    }
+    let in_window = buckets.iter().filter(|b| b.at + window > clock.now());
+    let count = in_window.fold(0u32, |sum, b| sum.saturating_add(others(b)));
+    let example = latest.examples.first().map(|e| format!(" (latest {e})")).unwrap_or_default();
     Some(CauseView {
         cause: Cause::Misdirected,
-        detail: format!("{others} changes in {}, none on it{example}", text::duration(window)),
+        detail: format!("{count} changes in {}, none on it{example}", text::duration(window)),
         since: Some(waited),
     })
 }

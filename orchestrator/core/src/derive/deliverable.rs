@@ -24,10 +24,10 @@ pub struct DeliverableView {
     pub checks: Vec<CheckView>,
     pub needs: Vec<(DeliverableId, NeedState)>,
     pub workable: bool,
+    /// Since when it can be worked on, while it can.
+    pub workable_since: Option<Millis>,
     pub started: bool,
     pub critical: bool,
-    /// A check of it passes now.
-    pub some_pass: bool,
     pub failing_since: Option<Millis>,
     pub planned_finish: Option<Millis>,
     /// From now on, its own work and what it waits for.
@@ -107,11 +107,17 @@ pub fn effective_outcome(
     match Outcome::try_from(verdict.outcome).unwrap_or_default() {
         Outcome::Passed => Seen::Passed,
         Outcome::Failed => match state.failing_since {
-            Some(since) => Seen::Failing(since),
-            None => Seen::Failed,
+            Some(since) if !hysteresis_over(rule, since, clock) => Seen::Failing(since),
+            Some(_) | None => Seen::Failed,
         },
         Outcome::Unknown | Outcome::Unspecified => Seen::Unknown,
     }
+}
+
+/// Its sidecar says so too, but may fall silent in the middle.
+fn hysteresis_over(rule: &plan::Check, failing_since: Millis, clock: &Clock) -> bool {
+    let until = failing_since + rule.hysteresis_ms as i64;
+    clock.reached(until, || format!("check {} has failed for its hysteresis", rule.id))
 }
 
 pub fn all(state: &State, clock: &Clock) -> BTreeMap<DeliverableId, DeliverableView> {
@@ -127,10 +133,18 @@ pub fn all(state: &State, clock: &Clock) -> BTreeMap<DeliverableId, DeliverableV
             let need = |n: &DeliverableId| if met.contains(n) { NeedState::Met } else { NeedState::Open };
             view.needs = spec.needs.iter().map(|n| (n.clone(), need(n))).collect();
             view.workable = !view.verified_now() && view.open_needs().next().is_none();
+            view.workable_since = view.workable.then(|| workable_since(state, &id, spec));
         }
     }
     finishes(state, &mut views, clock);
     views
+}
+
+/// The latest of: it came into the plan, its last need was met, it lost its own verification.
+fn workable_since(state: &State, id: &DeliverableId, spec: &plan::Deliverable) -> Millis {
+    let Some(now) = state.deliverables.get(id) else { return state.at };
+    let met = spec.needs.iter().filter_map(|need| state.deliverables.get(need)?.verified_at);
+    met.chain(now.unverified_at).fold(now.added, Millis::max)
 }
 
 /// What follows from its own checks alone.
@@ -156,9 +170,15 @@ fn own(
     let any_required = checks.iter().any(|c| c.required);
     let required: Vec<Seen> = checks.iter().filter(|c| c.required || !any_required).map(|c| c.outcome).collect();
     let some_pass = checks.iter().any(|c| c.outcome.passes());
+    // A rule that never passed cannot have been lost: a new generation may have added or changed it.
+    let regressed = checks.iter().any(|c| {
+        (c.required || !any_required)
+            && c.outcome == Seen::Failed
+            && now.checks.get(&c.id).is_some_and(|check| check.passed_once)
+    });
     let status = if !required.is_empty() && required.iter().all(|o| o.passes()) {
         DeliverableStatus::Verified
-    } else if now.was_verified && required.contains(&Seen::Failed) {
+    } else if now.was_verified && regressed {
         DeliverableStatus::Regressed
     } else if seen_at.is_some() && required.contains(&Seen::Unknown) && !required.contains(&Seen::Failed) {
         DeliverableStatus::Unknown
@@ -186,7 +206,7 @@ fn own(
         workable: false,
         started: now.ever_passed || now.touched || claimed.is_some_and(|c| c > 0.0),
         critical: false,
-        some_pass,
+        workable_since: None,
         failing_since,
         planned_finish: None,
         expected_finish: None,

@@ -31,7 +31,7 @@ pub struct FindingView {
 }
 
 impl FindingView {
-    fn new(kind: FindingKind, subject: impl ToString, message: String, next: String, since: Millis) -> Self {
+    pub(super) fn new(kind: FindingKind, subject: impl ToString, message: String, next: String, since: Millis) -> Self {
         Self { kind, subject: subject.to_string(), message, next, since, process: None, used: None, limit: None }
     }
 }
@@ -63,13 +63,15 @@ pub fn all(
         }
     }
     if let Some((at, reason)) = &state.mass_loss {
-        let next = "check the network between hosts, then the orchestrator itself".to_string();
+        let next =
+            "check the network between hosts, then the orchestrator itself; your own commands go as ever".to_string();
         found.push(FindingView::new(FindingKind::NetworkOrOrchestrator, &state.project, reason.clone(), next, *at));
     }
+    found.extend(super::restored::finding(state, clock));
     found
 }
 
-fn shown(at: Millis, clock: &Clock) -> bool {
+pub(super) fn shown(at: Millis, clock: &Clock) -> bool {
     !clock.reached(at + SHOWN_FOR_MS, || "an old happening is no longer shown".into())
 }
 
@@ -95,9 +97,11 @@ fn of_agent(
             };
             add(FindingKind::AgentMissing, format!("never seen: {reason}"), next, due);
         }
-        AgentStatus::Exited => {
-            let at = agent.exited.as_ref().map_or(agent.since, |e| e.at);
-            add(FindingKind::AgentExited, reason.into(), format!("pitwall restart {name}"), at);
+        AgentStatus::Exited | AgentStatus::Lost => {
+            if let Some(exit) = &agent.exited {
+                let message = format!("no process of it is left{}", text::exit(exit));
+                add(FindingKind::AgentExited, message, format!("pitwall restart {name}"), exit.at);
+            }
         }
         AgentStatus::Stalled => {
             let since = agent.quiet_since.or(agent.looping_since).unwrap_or(agent.since);
@@ -105,7 +109,6 @@ fn of_agent(
         }
         AgentStatus::Unspecified
         | AgentStatus::Expected
-        | AgentStatus::Lost
         | AgentStatus::Done
         | AgentStatus::Waiting
         | AgentStatus::Active
@@ -119,7 +122,7 @@ fn of_agent(
     if let Some((at, why)) = &agent.workspace_absent {
         add(FindingKind::WorkspaceAbsent, why.clone(), "create the workspace, or mend --workspace".into(), *at);
     }
-    if let Some((at, why)) = &agent.lapsed {
+    if let Some((at, why)) = agent.lapsed.as_ref().filter(|(at, _)| shown(*at, clock)) {
         add(
             FindingKind::LeaseLapsed,
             format!("undone, as nobody renewed it: {why}"),
@@ -127,7 +130,7 @@ fn of_agent(
             *at,
         );
     }
-    if let Some((at, why)) = &agent.foreign {
+    if let Some((at, why)) = agent.foreign.as_ref().filter(|(at, _)| shown(*at, clock)) {
         add(
             FindingKind::LeaseForeign,
             format!("changed by somebody else and left alone: {why}"),
@@ -138,6 +141,19 @@ fn of_agent(
     if let Some((at, instance)) = agent.refused.as_ref().filter(|(at, _)| shown(*at, clock)) {
         let message = format!("a second sidecar instance {instance} wanted to speak for it and was refused");
         add(FindingKind::SecondInstance, message, "stop one of the two".into(), *at);
+    }
+    if let Some((at, cloned)) = &agent.cloned {
+        let choices = [&cloned.first, &cloned.second].into_iter().flatten();
+        let choices: Vec<String> =
+            choices.map(|twin| format!("pitwall adopt {name} {}", text::process(&twin.process))).collect();
+        let next = format!("{}; then give the other a state directory of its own", choices.join("  or  "));
+        add(FindingKind::SidecarCloned, cloned.reason.clone(), next, *at);
+    }
+    if let Some((at, token)) = agent.token_misused.as_ref().filter(|(at, _)| shown(*at, clock)) {
+        let message =
+            format!("its join token {token} was used already, and came again with another key: somebody copied it");
+        let next = format!("find out who has the token; if in doubt: pitwall identity revoke {name}");
+        add(FindingKind::TokenMisused, message, next, *at);
     }
     if let Some((at, count)) = agent.dropped.filter(|(at, _)| shown(*at, clock)) {
         add(
@@ -202,15 +218,18 @@ fn of_deliverable(
         let since = cause.since.unwrap_or(state.at);
         found.push(FindingView::new(FindingKind::Misdirected, id, cause.detail.clone(), tell.clone(), since));
     }
-    // Evidence that is unknown cannot show that anything is missing.
-    let absent = !view.some_pass && !state.deliverables[id].touched && view.status != DeliverableStatus::Unknown;
+    // Only a check that was made and fails shows that something is missing; unknown evidence does not.
+    let now = &state.deliverables[id];
+    let fails = view.checks.iter().any(|c| c.outcome == super::Seen::Failed);
+    let absent = !now.ever_passed && !now.touched && fails;
     let seen = state.agents[&id.agent].seen.is_some();
     let blocked = |b: &&BlockerView| b.root.id() == id && state.agents[&b.waiting.agent].status == AgentStatus::Blocked;
     if !absent || !seen || view.verified_now() {
         return;
     }
     if let Some(blocker) = blockers.iter().filter(blocked).min_by_key(|b| b.since) {
-        let first = view.checks.first().map_or(String::new(), |c| format!(": {} never passed", c.id));
+        let first = view.checks.iter().find(|c| c.outcome == super::Seen::Failed);
+        let first = first.map_or(String::new(), |c| format!(": {} never passed", c.id));
         let message = format!("{} is blocked by it, and nothing of it is there{first}", blocker.waiting.agent);
         found.push(FindingView::new(FindingKind::MissingDeliverable, id, message, tell, blocker.since));
     }

@@ -7,6 +7,7 @@ mod cause;
 mod deliverable;
 mod finding;
 mod path;
+mod restored;
 mod root;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,12 +51,14 @@ pub fn derive(state: &State) -> Derived {
         }
     }
     let holding = cause::holding(&deliverables);
-    let early = agent::early(state, &deliverables, &clock);
+    let early = agent::early(state, &clock);
     let reachable = root::reachable(&deliverables);
     let waited_for = root::waited_for(state, &deliverables, &reachable);
-    let causes = cause::all(state, &deliverables, &early, &holding, &clock);
+    let misdirected = cause::misdirected(state, &deliverables, &holding, &clock);
+    let stalled = cause::stalled(state, &deliverables, &misdirected, &clock);
+    let causes = cause::all(state, &deliverables, &early, &misdirected, &stalled, &clock);
     let roots = root::all(&deliverables, &causes, &reachable);
-    let agents = agent::all(state, &deliverables, &early, &causes, &roots, &clock);
+    let agents = agent::all(state, &deliverables, &early, &stalled, &causes, &roots, &clock);
     let blockers = blocker::all(state, &deliverables, &agents, &causes, &roots);
     let findings = finding::all(state, &deliverables, &agents, &causes, &blockers, &clock);
     Derived {

@@ -42,6 +42,18 @@ pub struct ProjectWindows {
     pub result_grace_ms: u64,
     /// A promised effect must be verified within so long after delivery.
     pub effect_within_ms: u64,
+    /// Events older than this are compacted into a snapshot. Plans in older journals do not have it.
+    #[serde(default = "keep_default")]
+    pub keep_ms: u64,
+}
+
+/// A week: last night, and the same night of last week to compare it with.
+pub const KEEP_DEFAULT_MS: u64 = 7 * 24 * 3_600_000;
+/// Less would take away what people look at while they work.
+pub const KEEP_MIN_MS: u64 = 3_600_000;
+
+fn keep_default() -> u64 {
+    KEEP_DEFAULT_MS
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,10 @@
 //! Facts of a sidecar become events: once each, stamped by age, and acknowledged only after they are durable.
+use std::collections::BTreeMap;
+
 use pitwall_proto::{
     journal::{self, event::Body},
-    v1::{self, connect_response, fact},
+    mutant,
+    v1::{self, Outcome, connect_response, fact},
 };
 
 use super::Project;
@@ -13,11 +16,10 @@ use crate::{
 /// Text of a sidecar that is kept: longer is cut, as a journal must not grow at a peer's will.
 const TEXT_MAX: usize = 1_000;
 const EXAMPLES_MAX: usize = 5;
-const CLAIMS_MAX: usize = 1_000;
 
 impl Project {
     pub(super) fn on_facts(&mut self, session: SessionId, agent: &str, instance: &str, batch: v1::FactBatch) {
-        let acked = self.state.agents[agent].fact_acked.get(instance).copied().unwrap_or(0);
+        let acked = self.state.agents[agent].fact_acked(instance);
         let mut latest = acked;
         for fact in batch.facts {
             // Sent again because our acknowledgement was lost: it is in the journal already.
@@ -27,9 +29,13 @@ impl Project {
             latest = fact.seq;
             let age = Millis::try_from(fact.age_ms).unwrap_or(Millis::MAX);
             // Never before the agent was in the plan: an absurd age must not rewrite history.
-            let observed = self.now.saturating_sub(age).max(self.state.agents[agent].added.min(self.now));
+            let told = self.now.saturating_sub(age);
+            // Across a reboot an age is a guess from a clock that anybody may set: it makes no evidence fresh.
+            let guessed = fact.age_estimated && !mutant!("guessed-ages-trusted");
+            let seen = if guessed { Millis::MIN / 2 } else { told };
+            let observed = told.max(self.state.agents[agent].added.min(self.now));
             if let Some(kind) = fact.kind {
-                self.on_fact(agent, kind, observed);
+                self.on_fact(agent, kind, observed, seen);
             }
         }
         if latest > acked {
@@ -42,34 +48,37 @@ impl Project {
         self.send(session, connect_response::Body::FactAck(v1::FactAck { seq: latest }));
     }
 
-    fn on_fact(&mut self, agent: &str, kind: fact::Kind, observed: Millis) {
+    fn on_fact(&mut self, agent: &str, kind: fact::Kind, observed: Millis, seen: Millis) {
         let agent = agent.to_owned();
         let body = match kind {
-            fact::Kind::Verdict(verdict) => return self.on_verdict(agent, verdict, observed),
+            fact::Kind::Verdict(verdict) => return self.on_verdict(agent, verdict, observed, seen),
             fact::Kind::Claim(claim) => Body::ClaimMade(journal::ClaimMade {
-                agent,
                 progress: claim.progress.filter(|p| p.is_finite()).map(|p| p.clamp(0.0, 1.0)),
                 text: cut(claim.text),
                 waiting_for: cut(claim.waiting_for),
+                // What the plan does not know cannot be claimed.
                 deliverables: claim
                     .deliverables
                     .into_iter()
-                    .filter(|(_, share)| share.is_finite())
-                    .take(CLAIMS_MAX)
-                    .map(|(name, share)| (cut(name), share.clamp(0.0, 1.0)))
+                    .filter(|(name, share)| share.is_finite() && self.owes(&agent, name))
+                    .map(|(name, share)| (name, share.clamp(0.0, 1.0)))
                     .collect(),
                 made_ms: observed,
-            }),
-            fact::Kind::AgentSeen(seen) => Body::AgentSeen(journal::AgentSeen {
                 agent,
-                incarnation: seen.incarnation,
-                root: seen.root.map(process),
-                launched: seen.launched,
+            }),
+            fact::Kind::AgentSeen(alive) => Body::AgentSeen(journal::AgentSeen {
+                agent,
+                incarnation: alive.incarnation,
+                root: alive.root.map(process),
+                launched: alive.launched,
                 seen_ms: observed,
             }),
+            // One that nobody ever saw has not ended.
+            fact::Kind::AgentExited(_) if self.state.agents[&agent].seen.is_none() => return,
+            // Facts come in order: it is the one that is thought to be alive, however a sidecar counts that lost its state.
             fact::Kind::AgentExited(exit) => Body::AgentExited(journal::AgentExited {
+                incarnation: exit.incarnation.max(self.state.agents[&agent].incarnation()),
                 agent,
-                incarnation: exit.incarnation,
                 exit_code: exit.exit_code,
                 signal: exit.signal,
                 exited_ms: observed,
@@ -87,6 +96,11 @@ impl Project {
                 process: pressure.process.map(process),
                 since_ms: observed,
             }),
+            // A resource of a newer protocol than this one.
+            fact::Kind::Quota(quota) if quota.resource() == v1::Resource::Unspecified => return,
+            // What is no number was not measured.
+            fact::Kind::Quota(quota) if !(quota.limit.is_finite() && quota.used.is_finite()) => return,
+            fact::Kind::EffectMeasured(effect) if !(effect.asked.is_finite() && effect.measured.is_finite()) => return,
             fact::Kind::Quota(quota) => Body::Quota(journal::Quota {
                 agent,
                 exceeded: quota.exceeded,
@@ -94,20 +108,13 @@ impl Project {
                 limit: quota.limit,
                 used: quota.used,
                 process: quota.process.map(process),
-                process_used: quota.process_used,
+                process_used: if quota.process_used.is_finite() { quota.process_used } else { 0.0 },
                 since_ms: observed - Millis::from(quota.above_for_ms),
             }),
-            fact::Kind::Activity(activity) => Body::Activity(journal::Activity {
-                agent,
-                observed_ms: observed,
-                window_ms: activity.window_ms,
-                deliverables: activity.deliverables.into_iter().map(|d| (cut(d.deliverable), d.changes)).collect(),
-                unattributed: activity.unattributed,
-                examples: activity.examples.into_iter().take(EXAMPLES_MAX).map(cut).collect(),
-            }),
+            fact::Kind::Activity(activity) => self.activity(agent, activity, observed),
             fact::Kind::Lease(lease) => Body::Lease(journal::Lease {
                 agent,
-                command: lease.command,
+                command: cut(lease.command),
                 state: lease.state,
                 detail: cut(lease.detail),
             }),
@@ -118,7 +125,7 @@ impl Project {
             }),
             fact::Kind::EffectMeasured(effect) => Body::EffectMeasured(journal::EffectMeasured {
                 agent,
-                command: effect.command,
+                command: cut(effect.command),
                 resource: effect.resource,
                 asked: effect.asked,
                 measured: effect.measured,
@@ -136,19 +143,47 @@ impl Project {
         self.emit(body);
     }
 
-    fn on_verdict(&mut self, agent: String, verdict: v1::VerdictFact, observed: Millis) {
+    fn owes(&self, agent: &str, deliverable: &str) -> bool {
+        self.state.plan.agents.get(agent).is_some_and(|spec| spec.deliverables.contains_key(deliverable))
+    }
+
+    /// Changes on a deliverable of another generation belong to none now.
+    fn activity(&self, agent: String, activity: v1::ActivityFact, observed: Millis) -> Body {
+        let mut deliverables: BTreeMap<String, u32> = BTreeMap::new();
+        let mut unattributed = activity.unattributed;
+        for one in activity.deliverables {
+            if self.owes(&agent, &one.deliverable) {
+                let count = deliverables.entry(one.deliverable).or_default();
+                *count = count.saturating_add(one.changes);
+            } else {
+                unattributed = unattributed.saturating_add(one.changes);
+            }
+        }
+        Body::Activity(journal::Activity {
+            agent,
+            observed_ms: observed,
+            window_ms: activity.window_ms,
+            deliverables,
+            unattributed,
+            examples: activity.examples.into_iter().take(EXAMPLES_MAX).map(cut).collect(),
+        })
+    }
+
+    fn on_verdict(&mut self, agent: String, verdict: v1::VerdictFact, observed: Millis, seen: Millis) {
         let id = DeliverableId::new(&agent, &verdict.deliverable);
-        let digest = self
-            .state
-            .deliverables
-            .get(&id)
-            .and_then(|d| d.checks.get(&verdict.check_id))
-            .map(|check| check.digest.clone());
+        let known = self.state.deliverables.get(&id).and_then(|d| d.checks.get(&verdict.check_id));
         // Of a rule that another generation had: it proves nothing now. Counted, not kept.
-        if digest.as_ref() != Some(&verdict.check_digest) {
+        let Some(known) = known.filter(|check| check.digest == verdict.check_digest) else {
             self.foreign_verdicts += 1;
             return;
-        }
+        };
+        // Only what passed can be inside its hysteresis; what had grown stale is not green once more because it fails.
+        let fresh = !known.stale || mutant!("failing-makes-stale-green");
+        let passed = fresh && known.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Passed as i32);
+        let failing =
+            verdict.failing && verdict.outcome() == Outcome::Failed && (passed || known.failing_since.is_some());
+        // What was confirmed of another outcome says nothing of this one, which may be older.
+        let changed = known.verdict.as_ref().is_some_and(|v| v.outcome != verdict.outcome);
         let evidence = verdict.evidence.unwrap_or_default();
         let check = verdict.check_id.clone();
         self.emit(Body::Verdict(journal::Verdict {
@@ -157,7 +192,7 @@ impl Project {
             check_id: verdict.check_id,
             check_digest: verdict.check_digest,
             outcome: verdict.outcome,
-            failing: verdict.failing,
+            failing,
             observed_ms: observed,
             evidence: Some(journal::Evidence {
                 summary: cut(evidence.summary),
@@ -170,7 +205,11 @@ impl Project {
                 latency_ms: evidence.latency_ms,
             }),
         }));
-        self.confirm(id, &check, observed);
+        if changed && !mutant!("confirmed-by-another-outcome") {
+            self.unconfirm(&id, &check);
+        }
+        // Evidence of before the agent came into the plan is as old as it is.
+        self.confirm(id, &check, if mutant!("added-makes-evidence-fresh") { observed } else { seen });
     }
 }
 
@@ -179,7 +218,7 @@ fn process(identity: v1::ProcessIdentity) -> journal::Process {
 }
 
 /// At most [`TEXT_MAX`] bytes, without control characters other than the line's end.
-fn cut(text: String) -> String {
+pub(super) fn cut(text: String) -> String {
     let end = text.floor_char_boundary(TEXT_MAX);
     text[..end].chars().filter(|c| *c == '\n' || !c.is_control()).collect()
 }

@@ -1,6 +1,7 @@
 //! Commands of operators: checked, given their identity, put into the ledger, or refused with what would help.
 use pitwall_proto::{
     journal::{self, event::Body},
+    mutant,
     v1::{self, CommandState, Priority, command_spec::Kind},
 };
 use prost::Message as _;
@@ -27,6 +28,7 @@ impl Project {
     pub(super) fn issue(&mut self, token: Token, request: v1::IssueCommandRequest) {
         let key = request.idempotency_key.clone();
         if !key.is_empty()
+            && !mutant!("idempotency-key-ignored")
             && let Some(known) = self.state.commands.values().find(|c| c.issued.idempotency_key == key)
         {
             let reply = if known.issued.agent == request.agent {
@@ -127,7 +129,10 @@ impl Project {
                     );
                 }
                 if throttle.for_ms == 0 || throttle.for_ms > THROTTLE_MAX_MS {
-                    return bad("FIELD_OUT_OF_RANGE", "for_ms is 1 to 7 days: every throttle ends by itself".into());
+                    return bad(
+                        "FIELD_OUT_OF_RANGE",
+                        "for_ms is above 0 and at most 7 days: every throttle ends by itself".into(),
+                    );
                 }
                 if throttle.ttl_ms > THROTTLE_MAX_MS {
                     return bad("FIELD_OUT_OF_RANGE", "ttl_ms is at most 7 days".into());
@@ -206,11 +211,14 @@ impl Project {
     /// What no sidecar of the agent ever announced a capability for is rejected unsent.
     fn reject_incapable(&mut self, id: &str) {
         let command = &self.state.commands[id];
+        let knows = |name| self.state.agents[&command.issued.agent].capability(name).is_some();
         let capability = match command.spec.kind {
             Some(Kind::Throttle(_) | Kind::Unthrottle(_)) => "throttle.cpu",
             Some(Kind::Kill(_)) => "kill",
             Some(Kind::Restart(_)) => "restart",
-            Some(Kind::Activate(_)) => "activate",
+            // Beside a container an agent is begun by somebody else than its sidecar.
+            Some(Kind::Activate(_)) if knows("activate") => "activate",
+            Some(Kind::Activate(_)) => "launch",
             // A directive waits for a sidecar until it expires.
             Some(Kind::Directive(_)) | None => return,
         };

@@ -1,10 +1,11 @@
 //! The ledger moves forward only: steps of a command, its expiry, and what is unknown in the end.
 use pitwall_proto::{
     journal::{self, event::Body},
+    mutant,
     v1::{self, CommandState, connect_response},
 };
 
-use super::Project;
+use super::{Project, facts::cut};
 use crate::{
     io::{Millis, SessionId},
     state::{CommandRecord, is_terminal},
@@ -12,10 +13,15 @@ use crate::{
 
 impl Project {
     pub(super) fn step(&mut self, id: &str, state: CommandState, detail: &str) {
+        self.step_at(id, state, detail, None);
+    }
+
+    fn step_at(&mut self, id: &str, state: CommandState, detail: &str, reached_ms: Option<Millis>) {
         self.emit(Body::CommandStep(journal::CommandStep {
             id: id.into(),
             state: state as i32,
             detail: detail.into(),
+            reached_ms,
         }));
     }
 
@@ -26,9 +32,11 @@ impl Project {
         if let Some(command) = self.state.commands.get(&update.id).filter(|c| c.issued.agent == agent)
             && moves_forward(command.state, said)
         {
-            let mut detail = update.detail;
-            detail.truncate(detail.floor_char_boundary(2_000));
-            self.step(&update.id, said, &detail);
+            let age = Millis::try_from(update.age_ms).unwrap_or(Millis::MAX);
+            // Never before it was issued: an absurd age must not credit anything.
+            let reached = self.now.saturating_sub(age).max(command.issued_at);
+            let detail = cut(update.detail);
+            self.step_at(&update.id, said, &detail, Some(reached));
         }
         self.send(session, connect_response::Body::CommandUpdateAck(ack));
     }
@@ -58,6 +66,21 @@ impl Project {
         }
     }
 
+    /// Even what was queued may have been sent by the history that is lost. A result that a sidecar still has refines it.
+    pub(super) fn doubt_unfinished(&mut self, only_of: Option<&str>) {
+        if mutant!("restored-ledger-trusted") {
+            return;
+        }
+        let doubted = |c: &&CommandRecord| only_of.is_none_or(|agent| c.issued.agent == agent);
+        for id in self.state.unfinished_commands().filter(doubted).map(|c| c.issued.id.clone()).collect::<Vec<_>>() {
+            self.step(
+                &id,
+                CommandState::Unknown,
+                "the journal was restored from a backup: it may have taken effect since",
+            );
+        }
+    }
+
     fn end_without_result(&self, command: &CommandRecord) -> (Millis, CommandState) {
         let expires = command.issued.expires_ms;
         if command.state == CommandState::Queued {
@@ -80,7 +103,7 @@ impl Project {
 fn moves_forward(from: CommandState, to: CommandState) -> bool {
     match from {
         CommandState::Unknown => is_terminal(to) && to != CommandState::Unknown,
-        _ if is_terminal(from) => false,
+        _ if is_terminal(from) => mutant!("result-overwritten") && to != from,
         _ => to as i32 > from as i32 && to as i32 >= CommandState::Received as i32,
     }
 }

@@ -1,43 +1,78 @@
-//! Signs of life and freshness of evidence: volatile clocks whose expiry becomes events.
+//! Signs of life and freshness of evidence: volatile clocks whose expiry becomes events. Most of them silent at once is
+//! another matter, see `mass_loss`.
 use std::collections::BTreeMap;
 
 use pitwall_proto::{
     journal::{self, event::Body},
+    mutant,
     v1::{self, SidecarStatus},
 };
 
 use super::Project;
-use crate::{io::Millis, plan::DeliverableId};
+use crate::{
+    io::Millis,
+    plan::DeliverableId,
+    state::{AgentState, State},
+};
 
 /// Heartbeat intervals without any message.
-const LATE_AFTER: i64 = 2;
-const LOST_AFTER: i64 = 4;
-/// Below so many live sidecars a loss of most of them says nothing about the network.
-const MASS_LOSS_OF_AT_LEAST: usize = 5;
-const MASS_LOSS_SHARE: f64 = 0.55;
-
+pub(super) const LATE_AFTER: i64 = 2;
+pub(super) const LOST_AFTER: i64 = 4;
 /// Since this process began; a restart begins with a grace for everybody.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     heard: BTreeMap<String, Millis>,
     /// When each check was last known to be as its verdict says.
-    confirmed: BTreeMap<(DeliverableId, String), Millis>,
+    confirmed: BTreeMap<DeliverableId, BTreeMap<String, Millis>>,
     grace_until: Millis,
+    /// When this process began.
+    began: Millis,
+}
+
+impl Signs {
+    /// Agents, deliverables and checks that a new generation does not have.
+    pub fn forget_removed(&mut self, state: &State) {
+        self.heard.retain(|name, _| state.agents.contains_key(name));
+        self.confirmed.retain(|id, checks| {
+            let Some(now) = state.deliverables.get(id) else { return false };
+            checks.retain(|check, _| now.checks.contains_key(check));
+            true
+        });
+    }
+
+    /// Nobody was silent before then.
+    pub fn excuse(&mut self, moment: Millis) {
+        self.heard.values_mut().for_each(|heard| *heard = (*heard).max(moment));
+    }
+
+    fn confirmed(&self, id: &DeliverableId, check: &str) -> Option<Millis> {
+        self.confirmed.get(id)?.get(check).copied()
+    }
+
+    fn unconfirm(&mut self, id: &DeliverableId, check: &str) {
+        if let Some(checks) = self.confirmed.get_mut(id) {
+            checks.remove(check);
+        }
+    }
 }
 
 impl Project {
+    /// When this check was last known to be as its verdict says, by this process.
+    pub(crate) fn confirmed(&self, id: &DeliverableId, check: &str) -> Option<Millis> {
+        self.signs.confirmed(id, check)
+    }
+
     pub(super) fn begin_grace(&mut self) {
         let until = self.now + self.state.plan.windows.start_grace_ms as i64;
-        self.signs.grace_until = until;
+        (self.signs.grace_until, self.signs.began) = (until, self.now);
         for (name, agent) in &self.state.agents {
-            if matches!(agent.sidecar_status(), SidecarStatus::Live | SidecarStatus::Late) {
+            if reporting(agent) {
                 self.signs.heard.insert(name.clone(), self.now);
             }
         }
         for (id, deliverable) in &self.state.deliverables {
-            for check in deliverable.checks.keys() {
-                self.signs.confirmed.insert((id.clone(), check.clone()), self.now);
-            }
+            let checks = deliverable.checks.keys().map(|check| (check.clone(), self.now)).collect();
+            self.signs.confirmed.insert(id.clone(), checks);
         }
     }
 
@@ -47,23 +82,36 @@ impl Project {
         if matches!(status, Some(SidecarStatus::Late | SidecarStatus::Lost)) {
             self.emit_liveness(agent, SidecarStatus::Live);
         }
-        if self.state.mass_loss.is_some() && self.overdue_sidecars().is_empty() {
-            self.emit(Body::MassLoss(journal::MassLoss { on: false, reason: String::new() }));
-        }
+        self.end_mass_loss();
     }
 
-    fn emit_liveness(&mut self, agent: &str, status: SidecarStatus) {
+    pub(super) fn process_began(&self) -> Millis {
+        self.signs.began
+    }
+
+    /// When something of it was heard last, by this process.
+    pub(super) fn last_heard(&self, agent: &str) -> Option<Millis> {
+        self.signs.heard.get(agent).copied()
+    }
+
+    pub(super) fn emit_liveness(&mut self, agent: &str, status: SidecarStatus) {
         self.emit(Body::SidecarLiveness(journal::SidecarLiveness { agent: agent.into(), status: status as i32 }));
     }
 
+    pub(super) fn unconfirm(&mut self, id: &DeliverableId, check: &str) {
+        self.signs.unconfirm(id, check);
+    }
+
+    /// It was seen to be so at that moment. Old news does not make evidence fresh.
     pub(super) fn confirm(&mut self, id: DeliverableId, check: &str, at: Millis) {
-        let confirmed = self.signs.confirmed.entry((id.clone(), check.into())).or_insert(at);
-        *confirmed = at.max(*confirmed);
-        let confirmed = *confirmed;
-        let fresh = self.fresh_for(&id, check).is_some_and(|window| confirmed + window > self.now);
-        let stale = self.state.deliverables.get(&id).and_then(|d| d.checks.get(check)).is_some_and(|c| c.stale);
-        if stale && fresh {
-            self.emit_staleness(id, check, false);
+        let checks = self.signs.confirmed.entry(id.clone()).or_default();
+        let confirmed = checks.get(check).copied().map_or(at, |before| before.max(at));
+        checks.insert(check.into(), confirmed);
+        let Some(window) = self.fresh_for(&id, check) else { return };
+        let stale = confirmed + window <= self.now;
+        let known = self.state.deliverables.get(&id).and_then(|d| d.checks.get(check));
+        if known.is_some_and(|c| c.verdict.is_some() && c.stale != stale) {
+            self.emit_staleness(id, check, stale);
         }
     }
 
@@ -88,7 +136,7 @@ impl Project {
     }
 
     /// The moment at which a sidecar's silence changes its status.
-    fn silence(&self, agent: &str) -> Option<(Millis, SidecarStatus)> {
+    pub(super) fn silence(&self, agent: &str) -> Option<(Millis, SidecarStatus)> {
         let every = self.state.plan.windows.heartbeat_every_ms as i64;
         let heard = *self.signs.heard.get(agent)?;
         let (intervals, status) = match self.state.agents.get(agent)?.sidecar_status() {
@@ -99,12 +147,13 @@ impl Project {
         Some(((heard + every * intervals).max(self.signs.grace_until), status))
     }
 
-    /// Sidecars whose silence has lasted long enough for them to be lost.
-    fn overdue_sidecars(&self) -> Vec<String> {
-        let due = |name: &&String| {
-            self.silence(name).is_some_and(|(at, status)| status == SidecarStatus::Lost && at <= self.now)
-        };
-        self.state.agents.keys().filter(due).cloned().collect()
+    /// Its silence has lasted long enough for it to be lost.
+    fn is_overdue(&self, agent: &str) -> bool {
+        self.silence(agent).is_some_and(|(at, status)| status == SidecarStatus::Lost && at <= self.now)
+    }
+
+    pub(super) fn overdue_sidecars(&self) -> Vec<String> {
+        self.state.agents.keys().filter(|name| self.is_overdue(name)).cloned().collect()
     }
 
     pub(super) fn pass_liveness(&mut self) {
@@ -115,6 +164,7 @@ impl Project {
                 self.emit_liveness(&name, SidecarStatus::Late);
             }
         }
+        self.end_mass_loss();
         self.pass_losses();
         let stale: Vec<_> = self.stale_now().map(|(id, check)| (id.clone(), check.clone())).collect();
         for (id, check) in stale {
@@ -122,32 +172,10 @@ impl Project {
         }
     }
 
-    /// One after the other, sidecars are lost; most of them at once, it is the network or this orchestrator.
-    fn pass_losses(&mut self) {
-        let overdue = self.overdue_sidecars();
-        if overdue.is_empty() || self.state.mass_loss.is_some() {
-            return;
-        }
-        let reporting =
-            |a: &crate::state::AgentState| matches!(a.sidecar_status(), SidecarStatus::Live | SidecarStatus::Late);
-        let live = self.state.agents.values().filter(|a| reporting(a)).count();
-        // Those that turn late in the same interval vanish together with those that are overdue already.
-        let late = self.state.agents.values().filter(|a| a.sidecar_status() == SidecarStatus::Late).count();
-        if live >= MASS_LOSS_OF_AT_LEAST && late as f64 > MASS_LOSS_SHARE * live as f64 {
-            let reason =
-                format!("{late} of {live} sidecars fell silent together: network or orchestrator, statuses are kept");
-            self.emit(Body::MassLoss(journal::MassLoss { on: true, reason }));
-            return;
-        }
-        for name in overdue {
-            self.emit_liveness(&name, SidecarStatus::Lost);
-        }
-    }
-
     fn freshness_ends(&self) -> impl Iterator<Item = (Millis, &DeliverableId, &String)> {
         self.state.deliverables.iter().flat_map(move |(id, d)| {
             d.checks.iter().filter(|(_, c)| c.verdict.is_some() && !c.stale).filter_map(move |(check, _)| {
-                let confirmed = self.signs.confirmed.get(&(id.clone(), check.clone()))?;
+                let confirmed = self.signs.confirmed(id, check)?;
                 Some((confirmed + self.fresh_for(id, check)?, id, check))
             })
         })
@@ -155,14 +183,15 @@ impl Project {
 
     fn stale_now(&self) -> impl Iterator<Item = (&DeliverableId, &String)> {
         // The grace protects evidence too: nobody could confirm it while this orchestrator was away.
-        let now = if self.now < self.signs.grace_until { Millis::MIN } else { self.now };
+        let now =
+            if self.now < self.signs.grace_until || mutant!("stale-shown-green") { Millis::MIN } else { self.now };
         self.freshness_ends().filter(move |(at, ..)| *at <= now).map(|(_, id, check)| (id, check))
     }
 
     pub(super) fn liveness_deadline(&self) -> Option<(Millis, String)> {
         let silence = self.state.agents.keys().filter_map(|name| {
             let (at, status) = self.silence(name)?;
-            if status == SidecarStatus::Lost && self.state.mass_loss.is_some() {
+            if status == SidecarStatus::Lost && self.is_of_mass(name) {
                 return None;
             }
             Some((at, format!("silence of the sidecar of {name}")))
@@ -170,6 +199,12 @@ impl Project {
         let staleness = self
             .freshness_ends()
             .map(|(at, id, check)| (at.max(self.signs.grace_until), format!("evidence of {id} {check} grows stale")));
-        silence.chain(staleness).min()
+        let mass_loss = self.mass_loss_ends().map(|at| (at, "the mass loss has lasted for long".to_owned()));
+        silence.chain(staleness).chain(mass_loss).min()
     }
+}
+
+/// Called live or late, not lost.
+pub(super) fn reporting(agent: &AgentState) -> bool {
+    matches!(agent.sidecar_status(), SidecarStatus::Live | SidecarStatus::Late)
 }

@@ -1,11 +1,20 @@
 //! One project's decider. Takes `(now, Input)`, decides events, applies them to its state and answers with
 //! actions; whatever may be seen outside waits until the events behind it are durable (`Input::Appended`).
 //! Volatile things (streams, readings, signs of life) live beside the state and are never journaled.
+mod clones;
+mod drain;
 mod facts;
+mod fencing;
 mod issue;
+mod lease;
 mod ledger;
 mod liveness;
+mod mass_loss;
+mod outbox;
 mod publish;
+mod pulse;
+mod restored;
+mod resume;
 mod sessions;
 mod settle;
 
@@ -13,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use pitwall_proto::{
     journal::{self, event::Body},
-    v1,
+    mutant, v1,
 };
 
 use crate::{
@@ -38,8 +47,10 @@ pub struct Project {
     waiting: VecDeque<(u64, Vec<Action>)>,
     sessions: sessions::Sessions,
     signs: liveness::Signs,
+    knocks: clones::Knocks,
     pub(crate) readings: BTreeMap<String, (Millis, v1::Readings)>,
     published: publish::Published,
+    resyncs: restored::Resyncs,
     /// Verdicts for rules of another generation: dropped, and counted.
     pub(crate) foreign_verdicts: u64,
 }
@@ -51,9 +62,14 @@ impl Project {
         for event in events {
             state.apply(&event);
         }
+        Self::resume(state, epoch)
+    }
+
+    /// Goes on from a state that was read from a journal. Decides nothing.
+    pub fn resume(state: State, epoch: u64) -> Self {
         let derived = derive::derive(&state);
         let now = state.at;
-        let mut replayed = Self {
+        let mut resumed = Self {
             state,
             derived,
             epoch,
@@ -64,40 +80,58 @@ impl Project {
             waiting: VecDeque::new(),
             sessions: sessions::Sessions::default(),
             signs: liveness::Signs::default(),
+            knocks: clones::Knocks::default(),
             readings: BTreeMap::new(),
             published: publish::Published::default(),
+            resyncs: restored::Resyncs::default(),
             foreign_verdicts: 0,
         };
-        replayed.published = replayed.snapshot_published();
-        replayed
+        resumed.published = resumed.snapshot_published();
+        resumed
     }
 
     /// Takes one input and says what to do, in order.
     pub fn handle(&mut self, now: Millis, input: Input) -> Vec<Action> {
+        self.excuse_standstill(now);
         // Project time never runs backwards.
         self.now = self.now.max(now);
+        // Without events only a new stream or time makes anything due to a sidecar.
+        let due = matches!(input, Input::Started | Input::Hello { .. } | Input::Tick);
         match input {
             Input::Started => self.begin_grace(),
+            Input::Restored => self.restored(),
             Input::ApplyPlan { token, plan, source_yaml } => self.apply_plan(token, *plan, source_yaml),
             Input::Hello { session, hello } => self.hello(session, *hello),
             Input::FromSidecar { session, body } => self.on_message(session, body),
             Input::SessionClosed { session } => self.sessions.remove(session),
             Input::IssueCommand { token, request } => self.issue(token, *request),
             Input::CancelCommand { token, id } => self.cancel(token, &id),
+            Input::AdoptSidecar { token, request } => self.adopt(token, &request),
+            // It rests on nothing that waits for the disk.
+            Input::Drain { reason } => return self.drain(&reason),
+            Input::TokenMisused { agent, token, key } => self.token_misused(agent, token, key),
             Input::Appended { batch } => return self.appended(batch),
             Input::Tick => self.pass_deadlines(),
         }
+        if due || !self.batch.is_empty() {
+            self.owe_sessions();
+        }
         self.settle();
-        self.owe_sessions();
         self.close_batch()
     }
 
     /// When something changes by itself next, and why.
     pub fn next_deadline(&self) -> Option<(Millis, String)> {
-        [self.derived.next_deadline.clone(), self.liveness_deadline(), self.ledger_deadline(), self.renewal_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.derived.next_deadline.clone(),
+            self.liveness_deadline(),
+            self.ledger_deadline(),
+            self.renewal_deadline(),
+            self.pulse_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub fn revision(&self) -> v1::Revision {
@@ -112,8 +146,26 @@ impl Project {
         &self.state
     }
 
+    /// Of the owner that this one decides for.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     pub fn derived(&self) -> &Derived {
         &self.derived
+    }
+
+    /// Verdicts for rules of another generation: dropped, and counted since this process began.
+    pub fn foreign_verdicts(&self) -> u64 {
+        self.foreign_verdicts
+    }
+
+    /// What is kept beside the state of agents and checks that are no longer in the plan.
+    fn forget_removed(&mut self) {
+        self.readings.retain(|name, _| self.state.agents.contains_key(name));
+        self.knocks.retain(|name, _| self.state.agents.contains_key(name));
+        self.signs.forget_removed(&self.state);
+        self.resyncs.forget_removed(&self.state);
     }
 
     /// Decides an event: it is part of the batch and of the state from here on.
@@ -140,22 +192,21 @@ impl Project {
             self.after.push(Action::Publish { change: Box::new(change) });
         }
         let events = std::mem::take(&mut self.batch);
-        let released = std::mem::take(&mut self.after);
-        if events.is_empty() && self.waiting.is_empty() {
-            return released;
+        let mut released = std::mem::take(&mut self.after);
+        let too_early = released.extract_if(.., |action| leaks(action)).collect::<Vec<_>>();
+        if events.is_empty() {
+            // What it tells may rest on a batch that is not durable yet: it rides on the latest.
+            released.extend(too_early);
+            match self.waiting.back_mut() {
+                Some((_, before)) => before.extend(released),
+                None => return released,
+            }
+            return Vec::new();
         }
-        // Also without events of its own: what it tells may rest on a batch that is not durable yet.
         let batch = self.next_batch;
         self.next_batch += 1;
         self.waiting.push_back((batch, released));
-        if events.is_empty() {
-            // Rides on the batch before it.
-            let (_, released) = self.waiting.pop_back().expect("pushed just now");
-            self.next_batch -= 1;
-            self.waiting.back_mut().expect("not empty").1.extend(released);
-            return Vec::new();
-        }
-        vec![Action::Append { batch, events }]
+        too_early.into_iter().chain([Action::Append { batch, events }]).collect()
     }
 
     fn appended(&mut self, batch: u64) -> Vec<Action> {
@@ -188,7 +239,19 @@ impl Project {
             self.release_agent(&gone);
         }
         self.emit(Body::PlanApplied(journal::PlanApplied { generation, resolved_json, source_yaml }));
+        self.forget_removed();
+        self.end_mass_loss();
         self.send_plan_to_all();
         self.reply(token, Ok(Reply::Plan { generation, differences }));
+    }
+}
+
+/// Deliberate bugs (see [`pitwall_proto::mutant!`]): what is told before it is durable. Nothing, else.
+fn leaks(action: &Action) -> bool {
+    use v1::connect_response::Body as Said;
+    match action {
+        Action::Send { body: Said::FactAck(_) | Said::CommandUpdateAck(_), .. } => mutant!("acknowledge-before-append"),
+        Action::Publish { .. } => mutant!("publish-before-append"),
+        _ => false,
     }
 }

@@ -22,7 +22,13 @@ impl Project {
             agents: self.published_agents(),
             findings: findings.map(|f| (f.opened.id, view::finding(f))).collect(),
             commands: self.state.commands.iter().map(|(id, c)| (id.clone(), view::command(c))).collect(),
-            interventions: self.state.commands.iter().map(|(id, c)| (id.clone(), view::intervention(c))).collect(),
+            interventions: self
+                .state
+                .commands
+                .iter()
+                .filter(|(_, c)| c.intervenes())
+                .map(|(id, c)| (id.clone(), view::intervention(c)))
+                .collect(),
         }
     }
 
@@ -51,6 +57,7 @@ impl Project {
             interventions: changed(&before.interventions, &now.interventions),
             verified: project.verified,
             claimed: project.claimed,
+            unknown: project.unknown,
             generation: self.state.generation,
         };
         self.published = now;

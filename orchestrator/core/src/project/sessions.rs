@@ -1,13 +1,14 @@
-//! Streams: who may speak for an agent, and what the ledger owes to whom. Level-triggered: after each input
-//! every open session is sent what it has not been sent.
+//! Streams: opened by a hello that is admitted (`fencing`, `clones`) and judged (`resume`), then messages in order. A newer
+//! one of the same instance ends the older; what comes from one that has ended is dropped.
 use std::collections::{BTreeMap, BTreeSet};
 
 use pitwall_proto::{
     journal::{self, event::Body},
-    v1::{self, CommandState, SidecarStatus, connect_request, connect_response},
+    mutant,
+    v1::{self, connect_request, connect_response},
 };
 
-use super::Project;
+use super::{Project, facts::cut, fencing::REFUSAL_AGAIN_MS};
 use crate::{
     io::{Action, Millis, Refusal, RefusalKind, SessionId},
     plan,
@@ -15,18 +16,18 @@ use crate::{
 
 pub const MAX_MESSAGE_BYTES: u32 = 4 * 1024 * 1024;
 pub const MAX_BATCH_FACTS: u32 = 256;
-/// A lease is renewed when a third of its time to live has passed.
-const RENEWALS_PER_TTL: i64 = 3;
-const DEFAULT_TTL_MS: u32 = 60_000;
-
+const CAPABILITIES_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Session {
     pub agent: String,
     pub instance: String,
     /// Commands that were sent in this session.
-    sent: BTreeSet<String>,
-    cancels_sent: BTreeSet<String>,
-    renewed_at: Option<Millis>,
+    pub sent: BTreeSet<String>,
+    pub cancels_sent: BTreeSet<String>,
+    pub renewed_at: Option<Millis>,
+    /// When anything was heard in it, and said.
+    pub heard_at: Millis,
+    pub said_at: Millis,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +44,28 @@ impl Sessions {
         self.open.get(&session)
     }
 
-    fn of_agent(&self, agent: &str) -> Option<SessionId> {
+    pub fn get_mut(&mut self, session: SessionId) -> Option<&mut Session> {
+        self.open.get_mut(&session)
+    }
+
+    pub fn ids(&self) -> Vec<SessionId> {
+        self.open.keys().copied().collect()
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Session> {
+        self.open.values()
+    }
+
+    /// Nobody was silent before then.
+    pub fn excuse(&mut self, moment: Millis) {
+        self.open.values_mut().for_each(|s| s.heard_at = s.heard_at.max(moment));
+    }
+
+    pub fn silent_since(&self, moment: Millis) -> Vec<SessionId> {
+        self.open.iter().filter(|(_, s)| s.heard_at <= moment).map(|(id, _)| *id).collect()
+    }
+
+    pub fn of_agent(&self, agent: &str) -> Option<SessionId> {
         self.open.iter().find(|(_, s)| s.agent == agent).map(|(id, _)| *id)
     }
 }
@@ -60,14 +82,24 @@ impl Project {
                 refuse(RefusalKind::Aborted, "SESSION_SUPERSEDED", "a newer session of this instance took over");
             self.then(Action::Close { session: older, refusal });
         }
-        let lost_memory = self.lost_memory(&hello);
-        self.record_connection(&hello);
-        if lost_memory {
+        self.notice_older_copy(&hello);
+        let outdated = self.outdated(&hello);
+        let newest_life = self.newest_life(&hello);
+        self.record_connection(&hello, newest_life);
+        self.end_forgotten_leases(&hello);
+        if outdated.is_some() {
             self.end_sent_commands(&hello.agent);
         }
         self.heard(&hello.agent);
+        if self.knocks.get(&hello.agent).is_some_and(|knock| knock.is_of(&hello)) {
+            self.knocks.remove(&hello.agent);
+        }
+        self.recognise_clone(&hello.agent);
         let name = hello.agent.clone();
-        let fact_acked = self.state.agents[&name].fact_acked.get(&hello.instance).copied().unwrap_or(0);
+        let fact_acked = self.state.agents[&name].fact_acked(&hello.instance);
+        // Until it has told something: the welcome of its first hello may never have arrived.
+        let another = self.state.agents[&name].last_teller().is_some_and(|last| last != hello.instance);
+        let retell = another.then(|| "another instance told last".to_owned());
         let welcome = v1::Welcome {
             session: session.to_string(),
             lineage: self.state.lineage.clone(),
@@ -77,6 +109,10 @@ impl Project {
             max_batch_facts: MAX_BATCH_FACTS,
             plan: plan::agent_part(&self.state.plan, &name, self.state.generation),
             fact_acked,
+            pulse_every_ms: self.pulse_every(),
+            outdated: outdated.or(retell).unwrap_or_default(),
+            newest_life,
+            conduct: self.conduct_of(&name),
         };
         let opened = Session {
             agent: name,
@@ -84,109 +120,68 @@ impl Project {
             sent: BTreeSet::new(),
             cancels_sent: BTreeSet::new(),
             renewed_at: None,
+            heard_at: self.now,
+            said_at: self.now,
         };
         self.sessions.open.insert(session, opened);
         self.send(session, connect_response::Body::Welcome(welcome));
     }
 
     pub(super) fn send(&mut self, session: SessionId, body: connect_response::Body) {
+        if let Some(open) = self.sessions.get_mut(session) {
+            open.said_at = self.now;
+        }
         self.then(Action::Send { session, body });
     }
 
-    fn admit(&mut self, hello: &v1::Hello) -> Result<(), Refusal> {
-        use RefusalKind::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
-        if !hello.project.is_empty() && hello.project != self.state.project {
-            let message = format!("this server owns project {}, not {}", self.state.project, hello.project);
-            return Err(refuse(NotFound, "PROJECT_UNKNOWN", message));
+    /// Journaled, so that it becomes a finding; the same token once in a while only.
+    pub(super) fn token_misused(&mut self, agent: String, token: String, key: String) {
+        let Some(known) = self.state.agents.get(&agent) else { return };
+        let told = |at: &Millis| *at + REFUSAL_AGAIN_MS > self.now;
+        if known.token_misused.as_ref().is_some_and(|(at, other)| *other == token && told(at)) {
+            return;
         }
-        let Some(agent) = self.state.agents.get(&hello.agent) else {
-            let known = self.state.agents.keys().cloned().collect::<Vec<_>>().join(", ");
-            let message = format!("the plan has no agent {:?}; it has: {known}", hello.agent);
-            return Err(refuse(NotFound, "AGENT_UNKNOWN", message));
-        };
-        if hello.instance.is_empty() || hello.life == 0 {
-            return Err(refuse(InvalidArgument, "HELLO_INCOMPLETE", "a hello needs an instance and a life above 0"));
-        }
-        let resume_epoch = hello.resume.as_ref().map_or(0, |r| r.epoch);
-        if resume_epoch > self.epoch {
-            let message = format!(
-                "the sidecar has seen epoch {resume_epoch}, this orchestrator has {}: another one took over",
-                self.epoch
-            );
-            return Err(refuse(FailedPrecondition, "EPOCH_FENCED", message));
-        }
-        let Some(sidecar) = &agent.sidecar else { return Ok(()) };
-        let same = sidecar.connected.instance == hello.instance;
-        if same && hello.life < sidecar.connected.life {
-            let message = format!(
-                "life {} of this instance was superseded by life {}: two sidecars share one state",
-                hello.life, sidecar.connected.life
-            );
-            return Err(refuse(AlreadyExists, "LIFE_SUPERSEDED", message));
-        }
-        if !same && sidecar.status != SidecarStatus::Lost {
-            let known = agent.refused.as_ref().is_some_and(|(_, instance)| *instance == hello.instance);
-            let message = format!(
-                "agent {} has a sidecar already (instance {}), which is not lost; stop it, or wait until it is",
-                hello.agent, sidecar.connected.instance
-            );
-            if !known {
-                self.emit(Body::InstanceRefused(journal::InstanceRefused {
-                    agent: hello.agent.clone(),
-                    instance: hello.instance.clone(),
-                    reason: message.clone(),
-                }));
-            }
-            return Err(refuse(AlreadyExists, "SECOND_INSTANCE", message));
-        }
-        Ok(())
+        self.emit(Body::TokenMisused(journal::TokenMisused { agent, token: cut(token), key: cut(key) }));
     }
 
-    /// A sidecar with lost or older state may have acted on what it does not remember.
-    fn lost_memory(&self, hello: &v1::Hello) -> bool {
-        let Some(sidecar) = self.state.agents[&hello.agent].sidecar.as_ref() else { return false };
-        if sidecar.connected.instance != hello.instance {
-            return true;
-        }
-        let received = self.state.ledger.iter().filter_map(|(cursor, id)| {
-            let command = self.state.commands.get(id)?;
-            let here = command.issued.agent == hello.agent && command.reached(CommandState::Received).is_some();
-            here.then_some(*cursor)
-        });
-        let resume = hello.resume.clone().unwrap_or_default();
-        let same_lineage = resume.lineage == self.state.lineage;
-        received.max().is_some_and(|cursor| same_lineage && resume.command_cursor.is_none_or(|held| held < cursor))
+    /// Of this instance, where it is not that of the hello: a state that was set back counts on above it.
+    fn newest_life(&self, hello: &v1::Hello) -> u64 {
+        let known = self.state.agents[&hello.agent].sidecar.as_ref().map(|s| &s.connected);
+        known.filter(|k| k.instance == hello.instance).map_or(hello.life, |k| k.life.max(hello.life))
     }
 
-    fn end_sent_commands(&mut self, agent: &str) {
-        let sent: Vec<String> = self
-            .state
-            .unfinished_commands()
-            .filter(|c| c.issued.agent == agent && c.state != CommandState::Queued)
-            .map(|c| c.issued.id.clone())
-            .collect();
-        for id in sent {
-            self.step(&id, CommandState::Unknown, "the sidecar came back without its memory of this command");
+    /// What the sidecar does not have any more holds nothing: how it ended waits in its spool, or was lost with its state.
+    fn end_forgotten_leases(&mut self, hello: &v1::Hello) {
+        let held = hello.resume.as_ref().map_or(&[][..], |r| &r.active_leases);
+        let shown = self.state.leased_commands().filter(|c| c.issued.agent == hello.agent);
+        let gone =
+            shown.map(|c| c.issued.id.clone()).filter(|id| !held.contains(id) && !mutant!("lease-shown-for-ever"));
+        for command in gone.collect::<Vec<_>>() {
+            let (agent, state) = (hello.agent.clone(), v1::LeaseState::Ended as i32);
+            let detail = "the sidecar came back without it".into();
+            self.emit(Body::Lease(journal::Lease { agent, command, state, detail }));
         }
     }
 
-    fn record_connection(&mut self, hello: &v1::Hello) {
+    fn record_connection(&mut self, hello: &v1::Hello, newest_life: u64) {
         let host = hello.host.clone().unwrap_or_default();
-        let capabilities = hello.capabilities.iter().take(64).map(|c| journal::Capability {
-            name: c.name.clone(),
+        let capabilities = hello.capabilities.iter().take(CAPABILITIES_MAX).map(|c| journal::Capability {
+            name: cut(c.name.clone()),
             available: c.available,
-            reason: c.reason.clone(),
-            enabled_by: c.enabled_by.clone(),
+            reason: cut(c.reason.clone()),
+            enabled_by: cut(c.enabled_by.clone()),
         });
         let connected = journal::SidecarConnected {
             agent: hello.agent.clone(),
             instance: hello.instance.clone(),
-            life: hello.life,
-            host_boot_id: host.boot_id,
-            hostname: host.hostname,
+            life: newest_life,
+            host_boot_id: cut(host.boot_id),
+            hostname: cut(host.hostname),
             incarnation: hello.incarnation,
-            version: hello.version.clone(),
+            version: cut(hello.version.clone()),
             capabilities: capabilities.collect(),
+            process: cut(hello.process.clone()),
+            place: cut(hello.place.clone()),
         };
         let known = self.state.agents[&hello.agent].sidecar.as_ref().is_some_and(|s| s.connected == connected);
         if !known {
@@ -203,7 +198,12 @@ impl Project {
             self.then(Action::Close { session, refusal: refuse(RefusalKind::NotFound, "AGENT_UNKNOWN", message) });
             return;
         }
+        let now = self.now;
+        if let Some(open) = self.sessions.get_mut(session) {
+            open.heard_at = now;
+        }
         self.heard(&agent);
+        self.recognise_clone(&agent);
         match body {
             connect_request::Body::Hello(_) => {
                 self.sessions.remove(session);
@@ -211,7 +211,10 @@ impl Project {
                     refuse(RefusalKind::InvalidArgument, "HELLO_AGAIN", "a stream has one hello, its first message");
                 self.then(Action::Close { session, refusal });
             }
-            connect_request::Body::Heartbeat(heartbeat) => self.on_heartbeat(&agent, &heartbeat),
+            connect_request::Body::Heartbeat(heartbeat) => {
+                self.on_heartbeat(&agent, &heartbeat);
+                self.on_beat_after_restore(session, &agent, &instance, &heartbeat);
+            }
             connect_request::Body::Facts(batch) => self.on_facts(session, &agent, &instance, batch),
             connect_request::Body::Readings(readings) => {
                 self.readings.insert(agent, (self.now, readings));
@@ -234,89 +237,6 @@ impl Project {
                 }
             }
         }
-    }
-
-    /// What the ledger owes every open session: deliveries, cancellations, renewals.
-    pub(super) fn owe_sessions(&mut self) {
-        for session in self.sessions.open.keys().copied().collect::<Vec<_>>() {
-            self.owe_commands(session);
-            self.owe_cancels(session);
-            self.owe_renewals(session);
-        }
-    }
-
-    fn owe_commands(&mut self, session: SessionId) {
-        let Some(open) = self.sessions.open.get(&session) else { return };
-        let owed: Vec<_> = self
-            .state
-            .ledger
-            .iter()
-            .filter_map(|(cursor, id)| Some((*cursor, self.state.commands.get(id)?)))
-            .filter(|(_, c)| c.issued.agent == open.agent && !open.sent.contains(&c.issued.id))
-            .filter(|(_, c)| matches!(c.state, CommandState::Queued | CommandState::Sent))
-            .filter(|(_, c)| c.issued.expires_ms > self.now)
-            .map(|(cursor, c)| (cursor, c.issued.id.clone(), c.spec.clone(), c.state, c.issued.expires_ms))
-            .collect();
-        for (cursor, id, spec, state, expires) in owed {
-            if state == CommandState::Queued {
-                self.step(&id, CommandState::Sent, "");
-            }
-            if let Some(open) = self.sessions.open.get_mut(&session) {
-                open.sent.insert(id.clone());
-            }
-            let start_within_ms = u32::try_from(expires - self.now).unwrap_or(u32::MAX);
-            let delivery = v1::CommandDelivery { id, cursor, spec: Some(spec), start_within_ms };
-            self.send(session, connect_response::Body::Command(delivery));
-        }
-    }
-
-    fn owe_cancels(&mut self, session: SessionId) {
-        let Some(open) = self.sessions.open.get(&session) else { return };
-        let owed: Vec<String> = self
-            .state
-            .unfinished_commands()
-            .filter(|c| c.issued.agent == open.agent && c.cancel_requested && c.state != CommandState::Queued)
-            .map(|c| c.issued.id.clone())
-            .filter(|id| !open.cancels_sent.contains(id))
-            .collect();
-        for id in owed {
-            if let Some(open) = self.sessions.open.get_mut(&session) {
-                open.cancels_sent.insert(id.clone());
-            }
-            self.send(session, connect_response::Body::Cancel(v1::CancelDelivery { id }));
-        }
-    }
-
-    fn wanted_leases(&self, agent: &str) -> Vec<(String, Millis)> {
-        let wanted = self.state.commands.values().filter(|c| c.issued.agent == agent).filter_map(|c| {
-            let (throttle, until) = c.wanted_lease()?;
-            let ttl = if throttle.ttl_ms == 0 { DEFAULT_TTL_MS } else { throttle.ttl_ms };
-            (until > self.now).then(|| (c.issued.id.clone(), Millis::from(ttl)))
-        });
-        wanted.collect()
-    }
-
-    fn renewal_due(&self, session: &Session) -> Option<Millis> {
-        let ttl = self.wanted_leases(&session.agent).into_iter().map(|(_, ttl)| ttl).min()?;
-        Some(session.renewed_at.map_or(self.now, |at| at + ttl / RENEWALS_PER_TTL))
-    }
-
-    fn owe_renewals(&mut self, session: SessionId) {
-        let Some(open) = self.sessions.open.get(&session) else { return };
-        if self.renewal_due(open).is_none_or(|due| due > self.now) {
-            return;
-        }
-        let commands = self.wanted_leases(&open.agent).into_iter().map(|(id, _)| id).collect();
-        let now = self.now;
-        if let Some(open) = self.sessions.open.get_mut(&session) {
-            open.renewed_at = Some(now);
-        }
-        self.send(session, connect_response::Body::LeaseRenewal(v1::LeaseRenewal { commands }));
-    }
-
-    pub(super) fn renewal_deadline(&self) -> Option<(Millis, String)> {
-        let due = self.sessions.open.values().filter_map(|s| Some((self.renewal_due(s)?, &s.agent)));
-        due.map(|(at, agent)| (at, format!("leases of {agent} are to be renewed"))).min()
     }
 }
 

@@ -10,26 +10,33 @@ use super::Project;
 use crate::{
     derive::{self, FindingView},
     io::Millis,
-    state::Promise,
+    state::{CommandRecord, Promise},
 };
 
-/// Transitions settle in two or three rounds; more would be a rule that contradicts itself.
-const ROUNDS_MAX: usize = 8;
+/// Transitions settle in a few rounds; more would be a rule that contradicts itself.
+const ROUNDS_MAX: usize = 12;
 
 impl Project {
+    /// In stages: agents are judged only once what their deliverables changed is in the state, findings only once
+    /// the agents are; else one input would show a status that never was.
     pub(super) fn settle(&mut self) {
         if self.batch.is_empty() {
             return;
         }
+        let stages = [
+            Self::settle_deliverables,
+            Self::settle_waits,
+            Self::settle_agents,
+            Self::settle_findings,
+            Self::settle_interventions,
+        ];
         for _ in 0..ROUNDS_MAX {
             self.derived = derive::derive(&self.state);
             let before = self.batch.len();
-            self.settle_deliverables();
-            self.settle_waits();
-            self.settle_agents();
-            self.settle_findings();
-            self.settle_interventions();
-            if self.batch.len() == before {
+            if !stages.iter().any(|stage| {
+                stage(self);
+                self.batch.len() > before
+            }) {
                 return;
             }
         }
@@ -43,6 +50,7 @@ impl Project {
         {
             self.emit(Body::DeadlinePassed(journal::DeadlinePassed { why }));
         }
+        self.end_silent_sessions();
         self.pass_liveness();
         self.pass_ledger();
     }
@@ -110,9 +118,11 @@ impl Project {
                 self.emit(Body::FindingClosed(journal::FindingClosed { id: *id }));
                 continue;
             };
-            // Running figures in a message are no news; another process, limit or advice is.
+            // Running figures in a message are no news; another process, limit, reason or advice is.
             let now = &self.state.findings[id].opened;
-            if now.process != view.process || now.limit != view.limit || now.next != view.next {
+            let figures = matches!(view.kind, FindingKind::QuotaExceeded | FindingKind::Misdirected);
+            let retold = now.message != view.message && !figures;
+            if now.process != view.process || now.limit != view.limit || now.next != view.next || retold {
                 self.emit(Body::FindingUpdated(journal::FindingUpdated {
                     id: *id,
                     message: view.message.clone(),
@@ -140,38 +150,13 @@ impl Project {
         }
     }
 
-    /// Credits a promise only when it was verified after delivery and inside its window.
     fn settle_interventions(&mut self) {
-        let decided: Vec<journal::InterventionDecided> = self
-            .state
-            .commands
-            .values()
-            .filter(|c| !c.decided)
+        let undecided = self.state.commands.values().filter(|c| !c.decided);
+        let decided: Vec<journal::InterventionDecided> = undecided
             .filter_map(|command| {
-                let outcome = match (command.state, command.delivered(), &command.effect) {
-                    (CommandState::Rejected, ..) => InterventionOutcome::Rejected,
-                    _ if command.promise() == Promise::Nothing => InterventionOutcome::Undecided,
-                    (_, None, Some(_)) => InterventionOutcome::SelfResolved,
-                    (_, Some(delivered), Some((effect, _))) if *effect < delivered => InterventionOutcome::SelfResolved,
-                    (_, Some(delivered), Some((effect, _))) if *effect <= delivered + window(command) => {
-                        InterventionOutcome::Effective
-                    }
-                    (_, Some(delivered), _) if delivered + window(command) <= self.state.at => {
-                        InterventionOutcome::Ineffective
-                    }
-                    // It ended before it could have any effect.
-                    (CommandState::Expired | CommandState::Cancelled | CommandState::Superseded, None, None) => {
-                        InterventionOutcome::Undecided
-                    }
-                    (CommandState::Failed, _, None) => InterventionOutcome::Ineffective,
-                    _ => return None,
-                };
-                if outcome == InterventionOutcome::Undecided && !command.is_terminal() {
-                    return None;
-                }
                 Some(journal::InterventionDecided {
                     command: command.issued.id.clone(),
-                    outcome: outcome as i32,
+                    outcome: outcome(command, self.state.at)? as i32,
                     effect_ms: command.effect.as_ref().map(|(at, _)| *at),
                     evidence: command.effect.as_ref().map(|(_, text)| text.clone()).unwrap_or_default(),
                 })
@@ -185,7 +170,7 @@ impl Project {
     /// When the window of an undecided intervention ends.
     pub(super) fn intervention_deadline(&self) -> Option<(Millis, String)> {
         let open = self.state.commands.values().filter(|c| !c.decided && c.promise() != Promise::Nothing);
-        open.filter_map(|c| Some((c.delivered()? + window(c), format!("the window of {} ends", c.issued.id)))).min()
+        open.filter_map(|c| Some((window_ends(c)?, format!("the window of {} ends", c.issued.id)))).min()
     }
 
     /// Whether an agent is in this status, as of the last event.
@@ -198,6 +183,50 @@ impl Project {
     }
 }
 
-fn window(command: &crate::state::CommandRecord) -> Millis {
-    Millis::from(command.issued.window_ms)
+/// What is reported of a command travels after the effect itself: so much earlier than the report of its delivery an
+/// effect still counts as later. Not for directives, whose effect is decided here, in the order of arrival.
+const REPORT_LAG_MS: Millis = 2_000;
+
+/// When nothing can be credited any more: the window after delivery; after its end, where that is not known.
+fn window_ends(command: &CommandRecord) -> Option<Millis> {
+    let begins = command.delivered().or_else(|| command.reached(CommandState::Unknown))?;
+    Some(begins + Millis::from(command.issued.window_ms))
+}
+
+/// Credits a promise only when it was verified after delivery and inside its window. `None`: not decided yet.
+fn outcome(command: &CommandRecord, now: Millis) -> Option<InterventionOutcome> {
+    use InterventionOutcome as O;
+    if command.state == CommandState::Rejected {
+        return Some(O::Rejected);
+    }
+    if command.promise() == Promise::Nothing {
+        return command.is_terminal().then_some(O::Undecided);
+    }
+    let over = window_ends(command).is_some_and(|ends| ends <= now);
+    match (command.delivered(), command.effect.as_ref().map(|(at, _)| *at)) {
+        (Some(delivered), Some(effect)) if effect < delivered - lag(command) => Some(O::SelfResolved),
+        (Some(delivered), Some(effect)) if effect <= delivered + Millis::from(command.issued.window_ms) => {
+            Some(O::Effective)
+        }
+        (Some(_), Some(_)) => Some(O::Ineffective),
+        // Sent, and perhaps delivered: the report may be on its way.
+        (None, Some(_)) if !command.is_terminal() && command.state != CommandState::Queued => None,
+        (None, Some(_)) => Some(O::SelfResolved),
+        (_, None) if command.state == CommandState::Failed => Some(O::Ineffective),
+        (Some(_), None) => over.then_some(O::Ineffective),
+        // It ended before it could have any effect.
+        (None, None) => match command.state {
+            CommandState::Expired | CommandState::Cancelled | CommandState::Superseded => Some(O::Undecided),
+            _ => over.then_some(O::Undecided),
+        },
+    }
+}
+
+fn lag(command: &CommandRecord) -> Millis {
+    match (command.promise(), command.reached(CommandState::Sent), command.delivered()) {
+        (Promise::Verified(_) | Promise::Nothing, ..) => 0,
+        // At most back to when it was sent.
+        (_, Some(sent), Some(delivered)) => (delivered - sent).clamp(0, REPORT_LAG_MS),
+        (_, _, _) => 0,
+    }
 }

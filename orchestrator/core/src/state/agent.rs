@@ -5,13 +5,16 @@ use pitwall_proto::{journal, v1};
 
 use crate::io::Millis;
 
+/// Sidecar instances of one agent whose facts are told apart; a new one comes when a state directory was lost.
+const INSTANCES_KEPT: usize = 8;
+
 #[derive(Clone, Debug)]
 pub struct AgentState {
     /// When the generation that added it was applied.
     pub added: Millis,
     pub sidecar: Option<SidecarState>,
-    /// Facts in the journal, by the sidecar instance that sent them.
-    pub fact_acked: BTreeMap<String, u64>,
+    /// Facts in the journal, by the sidecar instance that sent them; the latest instances only, newest last.
+    pub(super) fact_acked: VecDeque<(String, u64)>,
     pub seen: Option<Seen>,
     pub exited: Option<Exit>,
     pub claim: Option<ClaimState>,
@@ -32,6 +35,12 @@ pub struct AgentState {
     pub foreign: Option<(Millis, String)>,
     /// Another instance was refused.
     pub refused: Option<(Millis, String)>,
+    /// Two sidecars have one state: both only observe.
+    pub cloned: Option<(Millis, journal::SidecarCloned)>,
+    /// Which one of two an operator chose.
+    pub adopted: Option<journal::SidecarAdopted>,
+    /// A join token of it was used again with another key.
+    pub token_misused: Option<(Millis, String)>,
     pub dropped: Option<(Millis, u64)>,
     pub status: v1::AgentStatus,
     pub status_reason: String,
@@ -98,7 +107,7 @@ impl AgentState {
         Self {
             added,
             sidecar: None,
-            fact_acked: BTreeMap::new(),
+            fact_acked: VecDeque::new(),
             seen: None,
             exited: None,
             claim: None,
@@ -112,10 +121,31 @@ impl AgentState {
             lapsed: None,
             foreign: None,
             refused: None,
+            cloned: None,
+            adopted: None,
+            token_misused: None,
             dropped: None,
             status: v1::AgentStatus::Unspecified,
             status_reason: String::new(),
             since: added,
+        }
+    }
+
+    /// Up to where the facts of this instance are in the journal.
+    pub fn fact_acked(&self, instance: &str) -> u64 {
+        self.fact_acked.iter().find(|(known, _)| known == instance).map_or(0, |(_, seq)| *seq)
+    }
+
+    /// The instance that told anything last.
+    pub fn last_teller(&self) -> Option<&str> {
+        self.fact_acked.back().map(|(instance, _)| instance.as_str())
+    }
+
+    pub(super) fn set_fact_acked(&mut self, instance: &str, seq: u64) {
+        self.fact_acked.retain(|(known, _)| known != instance);
+        self.fact_acked.push_back((instance.into(), seq));
+        while self.fact_acked.len() > INSTANCES_KEPT {
+            self.fact_acked.pop_front();
         }
     }
 

@@ -8,12 +8,16 @@ use pitwall_proto::{
 
 use super::{
     ActivityBucket, AgentState, CLOSED_FINDINGS_KEPT, CheckState, ClaimState, CommandRecord, DeliverableState,
-    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaState, Seen, SidecarState, State,
+    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaState, RestoredState, Seen, SidecarState,
+    State,
 };
 use crate::{
     io::Millis,
     plan::{DeliverableId, Plan},
 };
+
+/// Buckets of file activity that are kept of one agent, whatever its windows: a peer may send many.
+const ACTIVITY_KEPT: usize = 2_000;
 
 impl State {
     pub fn apply(&mut self, event: &journal::Event) {
@@ -26,6 +30,13 @@ impl State {
             Body::SidecarConnected(e) => self.with_agent(&e.agent, |a| {
                 let (status, since) = a.sidecar.as_ref().map_or((v1::SidecarStatus::Live, at), |s| (s.status, s.since));
                 a.sidecar = Some(SidecarState { connected: e.clone(), status, since });
+                // It came from another place than the one that was chosen, and was let in: that one was lost.
+                let over = |adopted: &mut journal::SidecarAdopted| {
+                    let chosen = adopted.chosen.as_ref().map_or("", |twin| twin.place.as_str());
+                    let known = !chosen.is_empty() && !e.place.is_empty();
+                    adopted.instance == e.instance && known && chosen != e.place
+                };
+                a.adopted.take_if(over);
             }),
             Body::SidecarLiveness(e) => self.with_agent(&e.agent, |a| {
                 if let Some(sidecar) = &mut a.sidecar {
@@ -34,9 +45,9 @@ impl State {
                 }
             }),
             Body::FactsAccepted(e) => self.with_agent(&e.agent, |a| {
-                a.fact_acked.insert(e.instance.clone(), e.seq);
+                a.set_fact_acked(&e.instance, e.seq);
             }),
-            Body::Verdict(e) => self.apply_verdict(e, at),
+            Body::Verdict(e) => self.apply_verdict(e),
             Body::Staleness(e) => {
                 if let Some(check) = self.check_mut(&e.agent, &e.deliverable, &e.check_id) {
                     check.stale = e.stale;
@@ -85,30 +96,28 @@ impl State {
             Body::ProcessGone(e) => self.apply_process_gone(e),
             Body::EffectMeasured(e) => {
                 if let Some(command) = self.commands.get_mut(&e.command)
+                    && command.issued.agent == e.agent
                     && e.held
-                    && command.effect.is_none()
+                    && command.awaits_effect()
                 {
                     let text = format!("asked {:.2}, measured {:.2} over {} ms", e.asked, e.measured, e.over_ms);
                     command.effect = Some((e.observed_ms, text));
                 }
             }
             Body::FactsDropped(e) => self.with_agent(&e.agent, |a| {
-                a.dropped = Some((at, a.dropped.map_or(0, |(_, n)| n) + e.count));
+                a.dropped = Some((at, a.dropped.map_or(0, |(_, n)| n).saturating_add(e.count)));
             }),
             Body::Workspace(e) => self.with_agent(&e.agent, |a| {
                 a.workspace_absent = (!e.present).then(|| (at, e.reason.clone()));
             }),
-            Body::CommandIssued(e) => {
-                self.next_cursor = e.cursor + 1;
-                self.ledger.insert(e.cursor, e.id.clone());
-                self.commands.insert(e.id.clone(), CommandRecord::new(e.clone(), at));
-                self.with_agent(&e.agent, |a| a.lapsed = None);
-                self.forget_old_commands();
-            }
+            Body::CommandIssued(e) => self.apply_issued(e, at),
             Body::CommandStep(e) => {
                 if let Some(command) = self.commands.get_mut(&e.id) {
                     command.state = v1::CommandState::try_from(e.state).unwrap_or_default();
-                    command.steps.push((command.state, at, e.detail.clone()));
+                    command.steps.push((command.state, e.reached_ms.unwrap_or(at), e.detail.clone()));
+                    if command.is_terminal() {
+                        self.unfinished.remove(&command.issued.cursor);
+                    }
                 }
             }
             Body::CancelRequested(e) => {
@@ -130,7 +139,7 @@ impl State {
                 }
             }
             Body::FindingOpened(e) => {
-                self.next_finding = e.id + 1;
+                self.next_finding = e.id.saturating_add(1);
                 self.findings.insert(e.id, FindingState { opened: e.clone(), opened_at: at, closed_at: None });
             }
             Body::FindingUpdated(e) => {
@@ -162,7 +171,29 @@ impl State {
             Body::InstanceRefused(e) => {
                 self.with_agent(&e.agent, |a| a.refused = Some((at, e.instance.clone())));
             }
+            Body::TokenMisused(e) => {
+                self.with_agent(&e.agent, |a| a.token_misused = Some((at, e.token.clone())));
+            }
+            Body::SidecarCloned(e) => self.with_agent(&e.agent, |a| {
+                a.cloned = Some((at, e.clone()));
+                a.adopted = None;
+            }),
+            Body::SidecarAdopted(e) => self.with_agent(&e.agent, |a| {
+                a.cloned = None;
+                a.adopted = Some(e.clone());
+            }),
             Body::MassLoss(e) => self.mass_loss = e.on.then(|| (at, e.reason.clone())),
+            Body::Restored(e) => {
+                let known = |(name, agent): (&String, &AgentState)| agent.sidecar.is_some().then(|| name.clone());
+                let waiting = self.agents.iter().filter_map(known).collect();
+                self.next_cursor = self.next_cursor.max(e.next_cursor);
+                self.restored = Some(RestoredState { restored: e.clone(), at, waiting });
+            }
+            Body::SidecarResynced(e) => {
+                if let Some(restored) = &mut self.restored {
+                    restored.waiting.remove(&e.agent);
+                }
+            }
         }
     }
 
@@ -179,7 +210,11 @@ impl State {
     fn apply_plan(&mut self, event: &journal::PlanApplied, at: Millis) {
         let Ok(plan) = serde_json::from_str::<Plan>(&event.resolved_json) else { return };
         self.generation = event.generation;
+        self.resolved_json.clone_from(&event.resolved_json);
         self.source_yaml.clone_from(&event.source_yaml);
+        if let Some(restored) = &mut self.restored {
+            restored.waiting.retain(|name| plan.agents.contains_key(name));
+        }
         self.agents.retain(|name, _| plan.agents.contains_key(name));
         for name in plan.agents.keys() {
             self.agents.entry(name.clone()).or_insert_with(|| AgentState::new(at));
@@ -197,6 +232,7 @@ impl State {
                     added: at,
                     replaced: known,
                     verdict: None,
+                    passed_once: false,
                     failing_since: None,
                     stale: false,
                 };
@@ -205,9 +241,40 @@ impl State {
             self.deliverables.insert(id, state);
         }
         self.plan = plan;
+        // Nobody renews the leases of an agent that left: they undo themselves.
+        let gone: Vec<String> = self
+            .leased_commands()
+            .filter(|c| !self.agents.contains_key(&c.issued.agent))
+            .map(|c| c.issued.id.clone())
+            .collect();
+        for id in gone {
+            self.end_lease(&id, at, "the agent left the plan");
+        }
     }
 
-    fn apply_verdict(&mut self, event: &journal::Verdict, at: Millis) {
+    fn apply_issued(&mut self, event: &journal::CommandIssued, at: Millis) {
+        self.next_cursor = event.cursor.saturating_add(1);
+        self.ledger.insert(event.cursor, event.id.clone());
+        self.unfinished.insert(event.cursor);
+        let mut command = CommandRecord::new(event.clone(), at);
+        if let Promise::Verified(id) = command.promise()
+            && self.deliverables.get(&id).is_some_and(|d| d.status == v1::DeliverableStatus::Verified)
+        {
+            command.effect = Some((at, format!("{id} was verified already")));
+        }
+        self.commands.insert(event.id.clone(), command);
+        self.with_agent(&event.agent, |a| a.lapsed = None);
+        self.forget_old_commands();
+    }
+
+    fn end_lease(&mut self, id: &str, at: Millis, why: &str) {
+        self.leased.remove(id);
+        if let Some(command) = self.commands.get_mut(id) {
+            command.lease = Some((v1::LeaseState::Ended, at, why.into()));
+        }
+    }
+
+    fn apply_verdict(&mut self, event: &journal::Verdict) {
         let id = DeliverableId::new(&event.agent, &event.deliverable);
         let Some(deliverable) = self.deliverables.get_mut(&id) else { return };
         let Some(check) = deliverable.checks.get_mut(&event.check_id) else { return };
@@ -223,15 +290,18 @@ impl State {
         let first = check.verdict.is_none();
         check.verdict = Some(event.clone());
         check.stale = false;
-        deliverable.ever_passed |= event.outcome == v1::Outcome::Passed as i32;
+        let passed = event.outcome == v1::Outcome::Passed as i32;
+        check.passed_once |= passed;
+        deliverable.ever_passed |= passed;
         if changed && !first {
-            self.moved(&event.agent, at);
+            self.moved(&event.agent, event.observed_ms);
         }
     }
 
-    /// A file or evidence change: it no longer waits for a person.
-    fn moved(&mut self, agent: &str, _at: Millis) {
-        self.with_agent(agent, |a| a.waiting_since = None);
+    /// A file or evidence change, at the earliest at this moment: if it said before that it waits for a person, it
+    /// no longer does.
+    fn moved(&mut self, agent: &str, at: Millis) {
+        self.with_agent(agent, |a| a.waiting_since = a.waiting_since.filter(|since| *since > at));
     }
 
     fn apply_seen(&mut self, event: &journal::AgentSeen) {
@@ -245,14 +315,15 @@ impl State {
             a.exited = None;
             a.quiet_since = None;
             a.looping_since = None;
+            a.waiting_since = None;
         });
-        for command in self.commands.values_mut().filter(|c| c.issued.agent == event.agent && c.effect.is_none()) {
+        for command in self.commands.values_mut().filter(|c| c.issued.agent == event.agent && c.awaits_effect()) {
             let hit = match command.promise() {
                 Promise::Seen => true,
                 Promise::Reborn { after_incarnation } => event.incarnation > after_incarnation,
-                _ => false,
+                Promise::Verified(_) | Promise::ProcessGone(_) | Promise::CpuBelow(_) | Promise::Nothing => false,
             };
-            if hit && !command.decided {
+            if hit {
                 command.effect = Some((event.seen_ms, format!("seen as incarnation {}", event.incarnation)));
             }
         }
@@ -276,33 +347,56 @@ impl State {
                 examples: event.examples.clone(),
             });
             // One window beyond what a rule can look at: a shorter plan window must not lose the past.
-            while a.activity.front().is_some_and(|b| b.at + 2 * reach < at) {
+            while a.activity.len() > ACTIVITY_KEPT || a.activity.front().is_some_and(|b| b.at + 2 * reach < at) {
                 a.activity.pop_front();
             }
         });
-        self.moved(&event.agent, at);
+        self.moved(&event.agent, event.observed_ms - Millis::from(event.window_ms));
     }
 
     fn apply_lease(&mut self, event: &journal::Lease, at: Millis) {
-        let state = v1::LeaseState::try_from(event.state).unwrap_or_default();
-        if let Some(command) = self.commands.get_mut(&event.command) {
-            let since = match (&command.lease, state) {
-                (Some((_, since, _)), v1::LeaseState::Adopted) => *since,
-                _ => at,
+        use v1::LeaseState as L;
+        let state = L::try_from(event.state).unwrap_or_default();
+        let in_effect = |state| matches!(state, L::Active | L::Adopted);
+        let of_agent = |c: &&mut CommandRecord| c.issued.agent == event.agent;
+        if let Some(command) = self.commands.get_mut(&event.command).filter(of_agent) {
+            // Taken over or applied again, it goes on: its end stays where it was.
+            let since = match &command.lease {
+                Some((before, since, _)) if in_effect(*before) && in_effect(state) => *since,
+                Some(_) | None => at,
             };
             command.lease = Some((state, since, event.detail.clone()));
+            let cursor = command.issued.cursor;
+            if in_effect(state) {
+                self.leased.insert(event.command.clone());
+                self.end_older_leases(&event.agent, cursor, &event.command, at);
+            } else {
+                self.leased.remove(&event.command);
+            }
         }
         self.with_agent(&event.agent, |a| match state {
-            v1::LeaseState::Lapsed => a.lapsed = Some((at, event.detail.clone())),
-            v1::LeaseState::Foreign => a.foreign = Some((at, event.detail.clone())),
-            v1::LeaseState::Active | v1::LeaseState::Adopted => (a.lapsed, a.foreign) = (None, None),
-            v1::LeaseState::Ended | v1::LeaseState::Unspecified => {}
+            L::Lapsed => a.lapsed = Some((at, event.detail.clone())),
+            L::Foreign => a.foreign = Some((at, event.detail.clone())),
+            L::Active | L::Adopted => (a.lapsed, a.foreign) = (None, None),
+            L::Ended | L::Unspecified => {}
         });
+    }
+
+    /// A newer lease on the same agent took their place.
+    fn end_older_leases(&mut self, agent: &str, cursor: u64, newer: &str, at: Millis) {
+        let older: Vec<String> = self
+            .leased_commands()
+            .filter(|c| c.issued.agent == agent && c.issued.cursor < cursor)
+            .map(|c| c.issued.id.clone())
+            .collect();
+        for id in older {
+            self.end_lease(&id, at, &format!("{newer} took its place"));
+        }
     }
 
     fn apply_process_gone(&mut self, event: &journal::ProcessGone) {
         let Some(gone) = &event.process else { return };
-        for command in self.commands.values_mut().filter(|c| c.issued.agent == event.agent && c.effect.is_none()) {
+        for command in self.commands.values_mut().filter(|c| c.issued.agent == event.agent && c.awaits_effect()) {
             if let Promise::ProcessGone(target) = command.promise()
                 && target.pid == gone.pid
                 && target.start_ticks == gone.start_ticks
@@ -315,15 +409,17 @@ impl State {
     fn apply_deliverable_status(&mut self, event: &journal::DeliverableStatusChanged, at: Millis) {
         let id = DeliverableId::new(&event.agent, &event.deliverable);
         let Some(d) = self.deliverables.get_mut(&id) else { return };
-        d.status = v1::DeliverableStatus::try_from(event.to).unwrap_or_default();
+        let was = std::mem::replace(&mut d.status, v1::DeliverableStatus::try_from(event.to).unwrap_or_default());
         d.since = at;
         if d.status != v1::DeliverableStatus::Verified {
+            if was == v1::DeliverableStatus::Verified {
+                d.unverified_at = Some(at);
+            }
             return;
         }
         d.was_verified = true;
         d.verified_at = Some(at);
-        let open = self.commands.values_mut().filter(|c| c.effect.is_none() && !c.decided);
-        for command in open {
+        for command in self.commands.values_mut().filter(|c| c.awaits_effect()) {
             if command.promise() == Promise::Verified(id.clone()) {
                 command.effect = Some((at, format!("{id} verified")));
             }
@@ -337,7 +433,9 @@ impl State {
         let done: Vec<u64> = self
             .ledger
             .iter()
-            .filter(|(_, id)| self.commands.get(*id).is_none_or(|c| c.is_terminal() && c.wanted_lease().is_none()))
+            .filter(|(_, id)| {
+                self.commands.get(*id).is_none_or(|c| c.is_terminal() && c.decided && c.wanted_lease().is_none())
+            })
             .map(|(cursor, _)| *cursor)
             .take(self.ledger.len() - ENDED_COMMANDS_KEPT)
             .collect();
@@ -360,6 +458,7 @@ impl DeliverableState {
             since: added,
             was_verified: false,
             verified_at: None,
+            unverified_at: None,
             waited_since: None,
         }
     }
@@ -371,4 +470,5 @@ fn evidence_moved(before: &journal::Verdict, now: &journal::Verdict) -> bool {
         || a.digest != b.digest
         || a.size_bytes != b.size_bytes
         || a.http_status != b.http_status
+        || a.files != b.files
 }

@@ -53,6 +53,17 @@ impl CommandRecord {
         is_terminal(self.state)
     }
 
+    /// Its promise is open: what is seen now can still be credited.
+    pub fn awaits_effect(&self) -> bool {
+        self.effect.is_none() && !self.decided
+    }
+
+    /// Every command but a message about nothing in particular.
+    pub fn intervenes(&self) -> bool {
+        use v1::command_spec::Kind;
+        !matches!(&self.spec.kind, Some(Kind::Directive(directive)) if directive.about.is_empty())
+    }
+
     pub fn reached(&self, state: v1::CommandState) -> Option<Millis> {
         self.steps.iter().find(|(s, _, _)| *s == state).map(|(_, at, _)| *at)
     }

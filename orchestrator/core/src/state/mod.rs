@@ -3,15 +3,19 @@
 mod agent;
 mod apply;
 mod command;
+mod ledger;
+mod parts;
+mod snapshot;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
 };
 
 pub use agent::{ActivityBucket, AgentState, ClaimState, Exit, PressureState, QuotaState, Seen, SidecarState};
 pub use command::{CommandRecord, Promise, is_terminal, kind_name};
 use pitwall_proto::{journal, v1};
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 
 use crate::{
     io::Millis,
@@ -32,17 +36,33 @@ pub struct State {
     pub at: Millis,
     pub generation: u64,
     pub plan: Plan,
+    /// The plan as it was journaled.
+    pub resolved_json: String,
     pub source_yaml: String,
     pub agents: BTreeMap<String, AgentState>,
     pub deliverables: BTreeMap<DeliverableId, DeliverableState>,
     pub commands: BTreeMap<String, CommandRecord>,
     /// Command ids in ledger order.
     pub ledger: BTreeMap<u64, String>,
+    /// Cursors of those that have no terminal result.
+    pub unfinished: BTreeSet<u64>,
+    /// Commands whose lease is in effect.
+    pub leased: BTreeSet<String>,
     pub next_cursor: u64,
     pub findings: BTreeMap<u64, FindingState>,
     pub closed_findings: VecDeque<FindingState>,
     pub next_finding: u64,
     pub mass_loss: Option<(Millis, String)>,
+    /// The last restore from a backup.
+    pub restored: Option<RestoredState>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestoredState {
+    pub restored: journal::Restored,
+    pub at: Millis,
+    /// Agents whose sidecars the backup knows and that have not told again what they have.
+    pub waiting: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +78,8 @@ pub struct DeliverableState {
     pub since: Millis,
     pub was_verified: bool,
     pub verified_at: Option<Millis>,
+    /// When it last ceased to be verified.
+    pub unverified_at: Option<Millis>,
     /// A started agent without workable work waits for it as a root, since then.
     pub waited_since: Option<Millis>,
 }
@@ -72,6 +94,8 @@ pub struct CheckState {
     /// A rule of this id was there before and was changed.
     pub replaced: bool,
     pub verdict: Option<journal::Verdict>,
+    /// This rule passed at some time: failing now is a regression.
+    pub passed_once: bool,
     pub failing_since: Option<Millis>,
     pub stale: bool,
 }
@@ -105,19 +129,24 @@ impl State {
                     command_expiry_ms: 600_000,
                     result_grace_ms: 60_000,
                     effect_within_ms: 600_000,
+                    keep_ms: crate::plan::KEEP_DEFAULT_MS,
                 },
                 agents: BTreeMap::new(),
             },
+            resolved_json: String::new(),
             source_yaml: String::new(),
             agents: BTreeMap::new(),
             deliverables: BTreeMap::new(),
             commands: BTreeMap::new(),
             ledger: BTreeMap::new(),
+            unfinished: BTreeSet::new(),
+            leased: BTreeSet::new(),
             next_cursor: 1,
             findings: BTreeMap::new(),
             closed_findings: VecDeque::new(),
             next_finding: 1,
             mass_loss: None,
+            restored: None,
         }
     }
 
@@ -138,6 +167,11 @@ impl State {
 
     /// Commands of the ledger that have no terminal result, in order.
     pub fn unfinished_commands(&self) -> impl Iterator<Item = &CommandRecord> {
-        self.ledger.values().filter_map(|id| self.commands.get(id)).filter(|c| !c.is_terminal())
+        self.unfinished.iter().filter_map(|cursor| self.commands.get(self.ledger.get(cursor)?))
+    }
+
+    /// Commands whose lease is in effect.
+    pub fn leased_commands(&self) -> impl Iterator<Item = &CommandRecord> {
+        self.leased.iter().filter_map(|id| self.commands.get(id))
     }
 }

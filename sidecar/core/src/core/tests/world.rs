@@ -1,0 +1,348 @@
+//! What surrounds the core: carries out its actions one at a time, so that a test can crash between any two of them.
+use std::collections::{BTreeMap, VecDeque};
+
+use pitwall_proto::v1::{self, command_spec::Kind as Spec, connect_response::Body as Down};
+
+use super::orchestrator::Orchestrator;
+use crate::{
+    Core,
+    io::{Action, Effect, EffectOutcome, Hold, HoldState, Identity, Input, Now, Sample},
+    kept,
+};
+
+pub const OLD: &str = "max 20000";
+
+pub struct World {
+    pub boot_ms: u64,
+    pub boot_id: String,
+    pub file: Vec<u8>,
+    pub durable: kept::Kept,
+    pub core: Option<Core>,
+    pub lives: u64,
+    pub actions: VecDeque<Action>,
+    pub inputs: VecDeque<Input>,
+    pub orchestrator: Orchestrator,
+    pub session: Option<u64>,
+    pub seq: u64,
+    pub inbox: BTreeMap<String, String>,
+    /// pid and start ticks of what is alive; the first is the root.
+    pub processes: Vec<(i32, u64)>,
+    pub killed: Vec<(i32, u64)>,
+    pub launches: u32,
+    /// The agent is in a container of its own, which its engine starts again.
+    pub beside: bool,
+    pub ended: u32,
+    /// The agent's cgroup.
+    pub value: String,
+    pub inode: u64,
+    pub holds: Vec<u64>,
+    pub cpu: f64,
+    pub logs: Vec<String>,
+    pub exited: Option<u8>,
+    pub write_fails: bool,
+    pub probes: Vec<String>,
+    pub adopted: u32,
+    /// Somebody set the clock.
+    pub wall_skew_ms: i64,
+    /// No write into the inbox comes to an end.
+    pub inbox_hangs: bool,
+    pub hanging: u32,
+    /// No kill comes to an end; these did not.
+    pub kills_hang: bool,
+    pub hung_kills: Vec<u64>,
+    /// Where the state directory lies.
+    pub place: String,
+    pub starts: u32,
+}
+
+pub fn process(pid: i32, start_ticks: u64) -> v1::ProcessIdentity {
+    v1::ProcessIdentity { pid, start_ticks, name: "agent".into() }
+}
+
+impl World {
+    pub fn new() -> Self {
+        let mut world = World {
+            boot_ms: 1_000_000,
+            boot_id: "boot".into(),
+            file: Vec::new(),
+            durable: kept::Kept::default(),
+            core: None,
+            lives: 0,
+            actions: VecDeque::new(),
+            inputs: VecDeque::new(),
+            orchestrator: Orchestrator { lineage: "l1".into(), epoch: 5, ..Default::default() },
+            session: None,
+            seq: 0,
+            inbox: BTreeMap::new(),
+            processes: vec![(100, 7)],
+            killed: Vec::new(),
+            launches: 0,
+            beside: false,
+            ended: 0,
+            value: OLD.into(),
+            inode: 1,
+            holds: Vec::new(),
+            cpu: 0.4,
+            logs: Vec::new(),
+            exited: None,
+            write_fails: false,
+            probes: Vec::new(),
+            adopted: 0,
+            wall_skew_ms: 0,
+            inbox_hangs: false,
+            hanging: 0,
+            kills_hang: false,
+            hung_kills: Vec::new(),
+            place: "m/1".into(),
+            starts: 0,
+        };
+        world.start();
+        world
+    }
+
+    pub fn now(&self) -> Now {
+        Now { boot_ms: self.boot_ms, wall_ms: 1_700_000_000_000 + self.boot_ms as i64 + self.wall_skew_ms }
+    }
+
+    pub fn start(&mut self) {
+        self.lives += 1;
+        let capability = |name: &str| v1::Capability { name: name.into(), available: true, ..Default::default() };
+        let identity = Identity {
+            project: "p".into(),
+            agent: "a".into(),
+            fresh_instance: format!("instance-{}", self.lives),
+            version: "1".into(),
+            host: v1::HostUsage { boot_id: self.boot_id.clone(), ..Default::default() },
+            capabilities: ["throttle.cpu.cgroup2", "kill", if self.beside { "activate" } else { "launch" }, "restart"]
+                .map(capability)
+                .into(),
+            place: self.place.clone(),
+            seed: self.lives,
+        };
+        let read = kept::read(&self.file);
+        // As the shell does: what cannot be read, or is another's, is left alone.
+        if read.usable_by(&identity.agent).is_err() {
+            self.exited = Some(1);
+            return;
+        }
+        self.file.truncate(read.valid);
+        self.core = Some(Core::recover(identity, self.now(), read));
+        self.inputs.push_back(Input::Started);
+    }
+
+    /// kill -9: nothing under way is finished; what was being written is torn after `kept` bytes.
+    pub fn crash(&mut self, kept: usize) {
+        let front = self.actions.pop_front();
+        if let Some(Action::Persist { bytes, .. }) = front {
+            let kept = kept.min(bytes.len());
+            self.file.extend(&bytes[..kept]);
+            self.reread();
+        }
+        self.core = None;
+        self.actions.clear();
+        self.inputs.clear();
+        self.session = None;
+    }
+
+    fn reread(&mut self) {
+        self.durable = kept::read(&self.file).kept;
+    }
+
+    pub fn feed(&mut self, input: Input) {
+        let now = self.now();
+        let actions = self.core.as_mut().expect("it runs").handle(now, input);
+        self.actions.extend(actions);
+    }
+
+    /// Carries out one action, or gives one input. Whether there was any.
+    pub fn step(&mut self) -> bool {
+        if self.core.is_none() {
+            return false;
+        }
+        if let Some(action) = self.actions.pop_front() {
+            self.carry_out(action);
+            return true;
+        }
+        if let Some(input) = self.inputs.pop_front() {
+            self.feed(input);
+            return true;
+        }
+        false
+    }
+
+    pub fn drain(&mut self) {
+        for _ in 0..10_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// Time goes by in steps of 100 ms, with a sample each second.
+    pub fn run(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.boot_ms += 100;
+            if self.boot_ms.is_multiple_of(1_000) {
+                let sample = self.sample();
+                self.inputs.push_back(Input::Sampled(sample));
+            }
+            self.owe();
+            self.inputs.push_back(Input::Tick);
+            self.drain();
+        }
+    }
+
+    pub fn sample(&self) -> Sample {
+        let limit = self.value.split(' ').next().and_then(|q| q.parse::<f64>().ok()).map(|q| q / 20_000.0);
+        let cpu = limit.map_or(self.cpu, |l| l.min(self.cpu));
+        let usage = |(pid, ticks): &(i32, u64)| v1::ProcessUsage {
+            identity: Some(process(*pid, *ticks)),
+            cpu_cores: Some(cpu / self.processes.len() as f64),
+            ..Default::default()
+        };
+        Sample {
+            interval_ms: 1_000,
+            root: self.processes.first().map(|(pid, ticks)| process(*pid, *ticks)),
+            processes: self.processes.iter().map(usage).collect(),
+            agent: v1::Usage { cpu_cores: Some(cpu), ..Default::default() },
+            ..Default::default()
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Persist { batch, bytes } => {
+                if self.write_fails {
+                    self.inputs.push_back(Input::PersistFailed { batch, why: "no space".into() });
+                } else {
+                    self.file.extend(bytes);
+                    self.reread();
+                    self.inputs.push_back(Input::Persisted { batch });
+                }
+            }
+            Action::Rewrite { batch, bytes } => {
+                if self.write_fails {
+                    self.inputs.push_back(Input::PersistFailed { batch, why: "no space".into() });
+                } else {
+                    self.file = bytes;
+                    self.reread();
+                    self.inputs.push_back(Input::Persisted { batch });
+                }
+            }
+            Action::Connect { session, hello } => self.hello(session, hello),
+            Action::Send { session, frame } => {
+                if self.session == Some(session) {
+                    self.receive(frame);
+                }
+            }
+            Action::Disconnect { session } => {
+                if self.session == Some(session) {
+                    self.session = None;
+                }
+            }
+            Action::Probe { deliverable, check } => self.probes.push(format!("{deliverable}/{}", check.id)),
+            Action::Adopt { .. } => self.adopted += 1,
+            Action::Do { what: Effect::PutDirective { .. }, .. } if self.inbox_hangs => self.hanging += 1,
+            Action::Do { effect, what: Effect::Kill { .. } } if self.kills_hang => self.hung_kills.push(effect),
+            Action::Do { effect, what } => {
+                let outcome = self.effect(what);
+                self.inputs.push_back(Input::Done { effect, outcome });
+            }
+            Action::StartAgent => self.starts += 1,
+            Action::Log { text, .. } => self.logs.push(text),
+            Action::Exit { code } => {
+                self.exited = Some(code);
+                self.core = None;
+                self.actions.clear();
+                self.inputs.clear();
+            }
+        }
+    }
+
+    fn effect(&mut self, what: Effect) -> EffectOutcome {
+        match what {
+            Effect::PutDirective { file_name, text } => {
+                let there = self.inbox.entry(file_name.clone()).or_insert_with(|| text.clone());
+                if *there == text {
+                    EffectOutcome::Ok { detail: file_name }
+                } else {
+                    EffectOutcome::Failed { why: "another file of that name".into() }
+                }
+            }
+            Effect::Examine { cpu_cores } => EffectOutcome::Examined(Hold {
+                rung: "cgroup2".into(),
+                place: "/cg".into(),
+                inode: self.inode,
+                boot_id: self.boot_id.clone(),
+                old: self.value.clone(),
+                new: format!("{} 20000", (cpu_cores * 20_000.0) as u64),
+                cpu_cores,
+            }),
+            Effect::Hold(hold) => {
+                // Invariant 2, here: the value it will have to put back is in the file.
+                let recorded = self.durable.limit.as_ref().and_then(|l| l.hold.as_ref()).expect("recorded before");
+                assert_eq!((&recorded.new, &recorded.old), (&hold.new, &hold.old));
+                self.holds.push(self.boot_ms);
+                self.value = hold.new;
+                EffectOutcome::Ok { detail: "written".into() }
+            }
+            Effect::Verify(hold) => EffectOutcome::Verified(self.state_of(&hold)),
+            Effect::Release(hold) => {
+                let state = self.state_of(&hold);
+                if state == HoldState::Ours {
+                    self.value = hold.old;
+                }
+                EffectOutcome::Released(state)
+            }
+            Effect::Kill { process, .. } => {
+                let target = (process.pid, process.start_ticks);
+                if self.processes.contains(&target) {
+                    self.processes.retain(|p| *p != target);
+                    self.killed.push(target);
+                }
+                EffectOutcome::Ok { detail: "ended".into() }
+            }
+            Effect::Launch => {
+                self.launches += 1;
+                let root = (1_000 + self.launches as i32, self.boot_ms);
+                self.processes = vec![root];
+                EffectOutcome::Launched { root: process(root.0, root.1) }
+            }
+            Effect::EndAgent { root, .. } => {
+                if self.processes.contains(&(root.pid, root.start_ticks)) {
+                    self.ended += 1;
+                    self.processes.clear();
+                }
+                EffectOutcome::Ok { detail: "ended".into() }
+            }
+            Effect::CleanUp => EffectOutcome::Ok { detail: String::new() },
+        }
+    }
+
+    fn state_of(&self, hold: &Hold) -> HoldState {
+        if hold.inode != self.inode || hold.boot_id != self.boot_id {
+            HoldState::Gone
+        } else if self.value == hold.new {
+            HoldState::Ours
+        } else {
+            HoldState::Foreign(self.value.clone())
+        }
+    }
+}
+
+pub fn throttle(cpu_cores: f64, for_ms: u32, ttl_ms: u32) -> Spec {
+    Spec::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms })
+}
+
+pub fn tell(text: &str) -> Spec {
+    Spec::Directive(v1::Directive { text: text.into(), ..Default::default() })
+}
+
+pub fn kill(pid: i32, start_ticks: u64) -> Spec {
+    Spec::Kill(v1::Kill { process: Some(process(pid, start_ticks)), grace_ms: 0 })
+}
+
+pub fn renewal(ids: &[&str]) -> Down {
+    Down::LeaseRenewal(v1::LeaseRenewal { commands: ids.iter().map(|id| (*id).into()).collect() })
+}

@@ -1,0 +1,324 @@
+//! What was seen, as findings for people: works or not, why, and the lines of a compose file that would change it. Pure.
+use std::path::PathBuf;
+
+use pitwall_proto::v1;
+
+use crate::act::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE};
+
+#[derive(Clone, Debug, Default)]
+pub struct Neighbourhood {
+    pub processes: usize,
+    pub holding: usize,
+    pub root: Option<String>,
+    pub root_uid: Option<u32>,
+    /// Whether its I/O counters can be read; absent without a root.
+    pub root_io: Option<bool>,
+    pub leaf: Option<String>,
+    /// Absent: not visible here.
+    pub memory_limit: Option<Option<u64>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub there: bool,
+    pub writable: bool,
+    /// Of a volume, and not of the container itself.
+    pub own_mount: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub beside: bool,
+    /// Why a sidecar would not even start here.
+    pub started: Result<(), String>,
+    pub neighbourhood: Neighbourhood,
+    pub capabilities: Vec<v1::Capability>,
+    pub effective: u64,
+    pub uid: u32,
+    pub workspace: Folder,
+    pub inbox: Folder,
+    pub state: Folder,
+    pub orchestrator: Result<(), String>,
+    pub orchestrator_url: String,
+    /// Absent: none was named.
+    pub token: Option<Result<(), String>>,
+    /// It has a certificate, or needs none.
+    pub joined: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Works,
+    /// Works less than it could, or less safely.
+    Lacks,
+    Broken,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub level: Level,
+    pub what: String,
+    pub detail: String,
+    /// Lines of a compose file, or what else would change it; empty where nothing has to.
+    pub change: String,
+}
+
+impl Found {
+    pub fn severe(&self) -> bool {
+        self.level == Level::Broken
+    }
+}
+
+pub fn judge(seen: &Seen) -> Vec<Found> {
+    let mut all = Vec::new();
+    let mut add = |level, what: &str, detail: String, change: &str| {
+        let change = if level == Level::Works { String::new() } else { change.to_owned() };
+        all.push(Found { level, what: what.into(), detail, change });
+    };
+    use Level::{Broken, Lacks, Works};
+
+    if let Err(why) = &seen.started {
+        add(Broken, "agent", why.clone(), "pid: \"service:AGENT-pid\" on both the agent and its sidecar");
+    }
+    let n = &seen.neighbourhood;
+    match (&n.root, n.holding) {
+        (Some(root), _) => add(Works, "agent", format!("{root}, {} of its processes are seen", n.processes), ""),
+        (None, 1..) => add(Works, "agent", "it is held until `pitwall activate`".into(), ""),
+        (None, 0) if seen.started.is_ok() => {
+            add(
+                Lacks,
+                "agent",
+                "no process of it is seen".into(),
+                "start its container; both need pid: \"service:AGENT-pid\"",
+            );
+        }
+        (None, _) => {}
+    }
+    if n.root_uid == Some(0) && seen.beside {
+        let why = "it runs as root: it could end its sidecar and read what that one keeps";
+        add(Broken, "agent's user", why.into(), "user: \"1000:1000\" on the agent");
+    }
+    for (number, name, what) in [
+        (CAP_SYS_PTRACE, "SYS_PTRACE", "see the agent's I/O, and what it is"),
+        (CAP_DAC_READ_SEARCH, "DAC_READ_SEARCH", "read a workspace of another user"),
+        (CAP_KILL, "KILL", "signal processes of another user"),
+    ] {
+        if seen.beside && seen.effective & (1 << number) == 0 {
+            add(Lacks, "capabilities", format!("without {name} it cannot {what}"), &format!("cap_add: [{name}]"));
+        }
+    }
+    if seen.beside && seen.uid != 0 {
+        let why = format!("it runs as uid {}, for whom cap_add has no effect", seen.uid);
+        add(Broken, "sidecar's user", why, "user: \"0:0\" with cap_drop: [ALL] on the sidecar");
+    }
+    let spare = seen.effective & !((1 << CAP_SYS_PTRACE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_KILL));
+    if seen.beside && spare != 0 {
+        let why = format!("it holds {} capabilities that it has no use for", spare.count_ones());
+        add(Lacks, "capabilities", why, "cap_drop: [ALL] on the sidecar");
+    }
+
+    let shown = |f: &Folder| f.path.display().to_string();
+    match (&seen.workspace, seen.beside) {
+        (w, _) if !w.there => {
+            add(
+                Lacks,
+                "workspace",
+                format!("{} is not there yet", shown(w)),
+                "volumes: [\"AGENT-workspace:/workspace:ro\"]",
+            );
+        }
+        (w, true) if w.writable => {
+            let why = format!("{} is writable for the sidecar, which never needs that", shown(w));
+            add(Lacks, "workspace", why, "volumes: [\"AGENT-workspace:/workspace:ro\"] on the sidecar");
+        }
+        (w, _) => add(Works, "workspace", shown(w), ""),
+    }
+    match &seen.state {
+        s if !s.writable => {
+            let why = format!("{} cannot be written: nothing could be remembered", shown(s));
+            add(Broken, "state", why, "volumes: [\"AGENT-state:/state\"] on the sidecar");
+        }
+        s if seen.beside && !s.own_mount => {
+            let why = format!("{} ends with this container: the sidecar would have to join anew", shown(s));
+            add(Broken, "state", why, "volumes: [\"AGENT-state:/state\"] on the sidecar");
+        }
+        s => add(Works, "state", shown(s), ""),
+    }
+    if seen.beside && seen.inbox.there && !seen.inbox.own_mount {
+        let why = format!("{} is in this container alone: the agent does not see it", shown(&seen.inbox));
+        add(
+            Broken,
+            "inbox",
+            why,
+            "volumes: [\"AGENT-inbox:/inbox\"] on the sidecar, [\"AGENT-inbox:/inbox:ro\"] on the agent",
+        );
+    }
+    match (&n.leaf, n.memory_limit) {
+        (Some(leaf), Some(None)) => {
+            let why = format!("{leaf}; no memory limit: the agent can take the whole machine with it");
+            add(Lacks, "cgroup", why, "mem_limit: 2g on the agent");
+        }
+        (Some(leaf), _) => add(Works, "cgroup", leaf.clone(), ""),
+        (None, _) => {}
+    }
+    if n.root_io == Some(false) {
+        add(Lacks, "I/O", "the agent's counters cannot be read".into(), "cap_add: [SYS_PTRACE]");
+    }
+    match &seen.orchestrator {
+        Ok(()) => add(Works, "orchestrator", format!("{} answers", seen.orchestrator_url), ""),
+        Err(why) => {
+            let change = "networks: [control] on the sidecar, and the orchestrator's name in PITWALL_ORCHESTRATOR";
+            add(Broken, "orchestrator", format!("{}: {why}", seen.orchestrator_url), change);
+        }
+    }
+    match (&seen.token, seen.joined) {
+        (_, true) => add(Works, "identity", "it has joined".into(), ""),
+        (Some(Ok(())), false) => add(Works, "identity", "it has not joined yet, its token is there".into(), ""),
+        (Some(Err(why)), false) => {
+            add(
+                Broken,
+                "identity",
+                format!("the join token cannot be read: {why}"),
+                "secrets: [AGENT-token] on the sidecar",
+            );
+        }
+        (None, false) => {
+            let change = "secrets: [AGENT-token], and PITWALL_JOIN_TOKEN_FILE: /run/secrets/AGENT-token";
+            add(Broken, "identity", "it has neither a certificate nor a join token".into(), change);
+        }
+    }
+    all.extend(capabilities(&seen.capabilities));
+    all
+}
+
+/// One way to limit the CPU is enough; a machine without a GPU lacks nothing.
+fn capabilities(all: &[v1::Capability]) -> Vec<Found> {
+    let limits = all.iter().any(|c| c.available && c.name.starts_with("throttle.cpu."));
+    let of = |c: &v1::Capability| {
+        let level = match (c.available, c.name.as_str()) {
+            (true, _) => Level::Works,
+            (false, "directive" | "kill") => Level::Broken,
+            (false, _) => Level::Lacks,
+        };
+        Found { level, what: c.name.clone(), detail: c.reason.clone(), change: c.enabled_by.clone() }
+    };
+    let matters = |c: &&v1::Capability| c.available || !(limits && c.name.starts_with("throttle.cpu."));
+    all.iter().filter(matters).map(of).collect()
+}
+
+pub fn told(all: &[Found]) -> String {
+    let wide = all.iter().map(|f| f.what.chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for found in all {
+        let word = match found.level {
+            Level::Works => "ok    ",
+            Level::Lacks => "lacks ",
+            Level::Broken => "BROKEN",
+        };
+        let pad = " ".repeat(wide - found.what.chars().count());
+        out.push_str(format!("{word}  {}{pad}  {}", found.what, found.detail).trim_end());
+        out.push('\n');
+        if !found.change.is_empty() {
+            out.push_str(&format!("        {}  change: {}\n", " ".repeat(wide), found.change));
+        }
+    }
+    let count = |level| all.iter().filter(|f| f.level == level).count();
+    out.push_str(&format!(
+        "{} ok, {} lacking, {} broken\n",
+        count(Level::Works),
+        count(Level::Lacks),
+        count(Level::Broken)
+    ));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(path: &str, writable: bool) -> Folder {
+        Folder { path: path.into(), there: true, writable, own_mount: true }
+    }
+
+    fn good() -> Seen {
+        let capability = |name: &str, available| v1::Capability {
+            name: name.into(),
+            available,
+            reason: if available { String::new() } else { format!("no {name}") },
+            enabled_by: if available { String::new() } else { "a line".into() },
+        };
+        Seen {
+            beside: true,
+            started: Ok(()),
+            neighbourhood: Neighbourhood {
+                processes: 2,
+                holding: 0,
+                root: Some("node (pid 12)".into()),
+                root_uid: Some(1000),
+                root_io: Some(true),
+                leaf: Some("/cg/cpu/ab".into()),
+                memory_limit: Some(Some(1 << 28)),
+            },
+            capabilities: vec![
+                capability("throttle.cpu.cgroup2", false),
+                capability("throttle.cpu.cgroup1", true),
+                capability("kill", true),
+                capability("directive", true),
+            ],
+            effective: (1 << CAP_SYS_PTRACE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_KILL),
+            uid: 0,
+            workspace: folder("/workspace", false),
+            inbox: folder("/inbox", true),
+            state: folder("/state", true),
+            orchestrator: Ok(()),
+            orchestrator_url: "https://orchestrator:7440".into(),
+            token: Some(Ok(())),
+            joined: true,
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_as_it_should_be_has_nothing_to_change() {
+        let found = judge(&good());
+        assert!(found.iter().all(|f| f.level == Level::Works), "{}", told(&found));
+        assert!(told(&found).ends_with("ok, 0 lacking, 0 broken\n"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_line_that_changes_it() {
+        type Break = fn(&mut Seen);
+        let table: [(Break, Level, &str, &str); 16] = [
+            (|s| s.started = Err("no pause".into()), Level::Broken, "agent", "service:AGENT-pid"),
+            (|s| s.neighbourhood.root = None, Level::Lacks, "agent", "start its container"),
+            (|s| s.neighbourhood.root_uid = Some(0), Level::Broken, "agent's user", "1000:1000"),
+            (|s| s.effective &= !(1 << CAP_KILL), Level::Lacks, "capabilities", "[KILL]"),
+            (|s| s.effective |= 1 << 21, Level::Lacks, "capabilities", "cap_drop"),
+            (|s| s.uid = 1000, Level::Broken, "sidecar's user", "0:0"),
+            (|s| s.workspace.writable = true, Level::Lacks, "workspace", ":ro"),
+            (|s| s.workspace.there = false, Level::Lacks, "workspace", "/workspace"),
+            (|s| s.state.own_mount = false, Level::Broken, "state", "AGENT-state:/state"),
+            (|s| s.state.writable = false, Level::Broken, "state", "AGENT-state:/state"),
+            (|s| s.inbox.own_mount = false, Level::Broken, "inbox", "AGENT-inbox"),
+            (|s| s.neighbourhood.memory_limit = Some(None), Level::Lacks, "cgroup", "mem_limit"),
+            (|s| s.orchestrator = Err("refused".into()), Level::Broken, "orchestrator", "control"),
+            (|s| (s.joined, s.token) = (false, None), Level::Broken, "identity", "secrets"),
+            (|s| (s.joined, s.token) = (false, Some(Err("x".into()))), Level::Broken, "identity", "secrets"),
+            (|s| s.capabilities[1].available = false, Level::Lacks, "throttle.cpu.cgroup2", "a line"),
+        ];
+        for (breaks, level, what, change) in table {
+            let mut seen = good();
+            breaks(&mut seen);
+            let found = judge(&seen);
+            let hit = found.iter().find(|f| f.what == what && f.level == level);
+            assert!(hit.is_some_and(|f| f.change.contains(change)), "{what}: {}", told(&found));
+        }
+    }
+
+    #[test]
+    fn one_that_is_held_is_no_fault() {
+        let mut seen = good();
+        (seen.neighbourhood.root, seen.neighbourhood.holding) = (None, 1);
+        assert!(judge(&seen).iter().any(|f| f.what == "agent" && f.detail.contains("held") && !f.severe()));
+    }
+}

@@ -1,0 +1,54 @@
+//! Measures the agent at the plan's pace, on a thread of its own: reading `/proc` blocks. Where the loop is busy the
+//! next measurement is late, and covers a longer interval; none piles up.
+use std::{
+    io,
+    sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    time::{Duration, Instant},
+};
+
+use pitwall_sidecar_core::io::Input;
+use tokio::sync::mpsc;
+
+use crate::{probe::Processes, sample::Sampler};
+
+/// Until a plan says otherwise.
+const EVERY_DEFAULT_MS: u32 = 1_000;
+const EVERY_MIN_MS: u32 = 50;
+
+#[derive(Debug)]
+pub(super) struct Sampling {
+    every: SyncSender<u32>,
+}
+
+impl Sampling {
+    pub(super) fn start(mut sampler: Sampler, processes: Processes, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
+        let (every, paces) = sync_channel::<u32>(4);
+        std::thread::Builder::new().name("sample".into()).spawn(move || {
+            let mut every = pace(EVERY_DEFAULT_MS);
+            loop {
+                let next = Instant::now() + every;
+                let sample = sampler.sample();
+                processes.set(&sample);
+                if inputs.blocking_send(Input::Sampled(sample)).is_err() {
+                    return;
+                }
+                match paces.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                    Ok(ms) => every = pace(ms),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        })?;
+        Ok(Self { every })
+    }
+
+    /// From the plan; 0: the default.
+    pub(super) fn every(&self, ms: u32) {
+        // Full: four plans came within one measurement. The next plan sets it right, and the pace is no rule.
+        let _ = self.every.try_send(ms);
+    }
+}
+
+fn pace(ms: u32) -> Duration {
+    Duration::from_millis(u64::from(if ms == 0 { EVERY_DEFAULT_MS } else { ms.max(EVERY_MIN_MS) }))
+}

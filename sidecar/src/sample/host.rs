@@ -1,0 +1,74 @@
+//! Totals of the machine, through sysinfo: they are the same for every sidecar on it, and told apart by boot id.
+use pitwall_proto::v1;
+use sysinfo::{MemoryRefreshKind, System};
+
+use super::procfs::boot_id;
+
+pub struct Host {
+    /// Absent where the system cannot be read at all.
+    system: Option<System>,
+    boot_id: String,
+    hostname: String,
+    cpus: Option<u32>,
+    /// CPU use needs two looks.
+    looked: bool,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let cpus = std::thread::available_parallelism().ok();
+        Self {
+            system: System::new().ok(),
+            boot_id: boot_id(),
+            hostname: System::host_name().unwrap_or_default(),
+            cpus: cpus.and_then(|n| u32::try_from(n.get()).ok()),
+            looked: false,
+        }
+    }
+}
+
+impl Host {
+    pub fn look(&mut self) -> v1::HostUsage {
+        let mut usage = v1::HostUsage {
+            boot_id: self.boot_id.clone(),
+            hostname: self.hostname.clone(),
+            cpus: self.cpus,
+            load_1m: System::load_average().ok().map(|l| l.one),
+            ..v1::HostUsage::default()
+        };
+        let Some(system) = &mut self.system else { return usage };
+        system.refresh_cpu_usage();
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        // The affinity of the sidecar may be narrower than the machine.
+        let all = u32::try_from(system.cpus().len()).ok().filter(|n| *n > 0);
+        usage.cpus = all.or(self.cpus);
+        if self.looked
+            && let Some(cpus) = all
+        {
+            let share = f64::from(system.global_cpu_usage()) / 100.0;
+            usage.cpu_cores = Some(share.clamp(0.0, 1.0) * f64::from(cpus)).filter(|c| c.is_finite());
+        }
+        self.looked = true;
+        if system.total_memory() > 0 {
+            usage.memory_total_bytes = Some(system.total_memory());
+            usage.memory_used_bytes = Some(system.used_memory());
+        }
+        usage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_look_has_no_cpu_use_and_a_later_one_has() {
+        let mut host = Host::default();
+        let first = host.look();
+        assert_eq!(first.cpu_cores, None);
+        assert!(!first.boot_id.is_empty() && !first.hostname.is_empty());
+        assert!(first.memory_total_bytes > first.memory_used_bytes);
+        let later = host.look();
+        assert!(later.cpu_cores.is_some_and(|c| c >= 0.0 && c <= f64::from(later.cpus.unwrap())));
+    }
+}

@@ -1,0 +1,173 @@
+//! A state directory, a workspace, and what the tests ask of an actor.
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pitwall_proto::v1;
+use pitwall_sidecar::act::{Actor, AgentTarget, Config, Exited, RestartedBy, Started};
+use pitwall_sidecar::sample::cgroup::Places;
+use pitwall_sidecar::sample::procfs::{ProcFs, Stat};
+use pitwall_sidecar_core::io::{Effect, EffectOutcome, Hold};
+use tokio::sync::mpsc;
+
+pub const SIDECAR: &str = env!("CARGO_BIN_EXE_pitwall-sidecar");
+/// What a loaded machine may need.
+pub const SLACK: Duration = Duration::from_secs(10);
+
+/// A state directory, a workspace, and the actor of one life after another.
+pub struct Bench {
+    pub home: tempfile::TempDir,
+    pub command: Vec<OsString>,
+}
+
+impl Bench {
+    pub fn new(command: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        for directory in ["work", "state", "inbox"] {
+            std::fs::create_dir(home.path().join(directory)).unwrap();
+        }
+        Self { home, command: command.iter().map(OsString::from).collect() }
+    }
+
+    pub fn shell(script: &str) -> Self {
+        Self::new(&["sh", "-c", script])
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub fn config(&self, target: AgentTarget) -> Config {
+        Config {
+            agent: "test".into(),
+            target,
+            launch: Some(self.command.clone()),
+            held: false,
+            restarted_by: RestartedBy::Nobody,
+            workspace: self.path("work"),
+            inbox: self.path("inbox"),
+            state_dir: self.path("state"),
+            self_exe: SIDECAR.into(),
+            own_variables: Vec::new(),
+            only_looks: false,
+        }
+    }
+
+    pub fn life(&self) -> (Actor, mpsc::Receiver<Exited>) {
+        let (told, exits) = mpsc::channel(8);
+        (Actor::new(self.config(AgentTarget::Command), told).unwrap(), exits)
+    }
+
+    /// As where no cgroup can be made.
+    pub fn life_without_cgroup(&self) -> (Actor, mpsc::Receiver<Exited>) {
+        let (actor, exits) = self.life();
+        let places = actor.agent().view().places.clone();
+        for directory in places.directories() {
+            std::fs::remove_dir(directory).unwrap();
+        }
+        actor.agent().change(|view| view.places = Places::default());
+        (actor, exits)
+    }
+}
+
+/// Even a failed test leaves no process and no cgroup behind.
+pub struct Swept<'a>(pub &'a Actor);
+
+impl Drop for Swept<'_> {
+    fn drop(&mut self) {
+        let agent = self.0.agent();
+        let until = Instant::now() + SLACK;
+        while let left = living(self.0)
+            && !left.is_empty()
+            && Instant::now() < until
+        {
+            for stat in left {
+                let pid = rustix::process::Pid::from_raw(stat.pid).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        for directory in agent.view().places.directories() {
+            while std::fs::remove_dir(directory).is_err_and(|e| e.kind() != std::io::ErrorKind::NotFound)
+                && Instant::now() < until
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+pub fn living(actor: &Actor) -> Vec<Stat> {
+    let mut stats = Vec::new();
+    actor.agent().processes(&mut ProcFs::default(), &mut stats);
+    stats
+}
+
+pub async fn launched(actor: &Actor) -> v1::ProcessIdentity {
+    match actor.start().await.unwrap() {
+        Started::Launched(root) => root,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SLACK;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn ok(outcome: EffectOutcome) -> String {
+    match outcome {
+        EffectOutcome::Ok { detail } => detail,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn why(outcome: EffectOutcome) -> String {
+    match outcome {
+        EffectOutcome::Failed { why } => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn examine(actor: &Actor, cpu_cores: f64) -> Hold {
+    match actor.carry_out(Effect::Examine { cpu_cores }).await {
+        EffectOutcome::Examined(hold) => hold,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn clean_up(actor: &Actor) {
+    let places = actor.agent().view().places.clone();
+    ok(actor.carry_out(Effect::CleanUp).await);
+    assert!(living(actor).is_empty());
+    for directory in places.directories() {
+        assert!(!directory.exists(), "{} is left", directory.display());
+    }
+}
+
+/// Says aloud that a test lacks its surroundings.
+pub fn skip(test: &str, reason: &str) {
+    let required = std::env::var("PITWALL_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|r| r == "cgroup"), "{test}: {reason}");
+    if let Some(file) = std::env::var_os("PITWALL_SKIPS") {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+        writeln!(file, "{test}: {reason}").unwrap();
+    }
+}
+
+pub fn no_cgroup(actor: &Actor) -> String {
+    let absent = actor.capabilities().into_iter().filter(|c| c.name.starts_with("throttle.cpu.cgroup"));
+    absent.map(|c| c.reason).collect::<Vec<_>>().join("; ")
+}
+
+pub fn cgroup_rung(actor: &Actor) -> Option<String> {
+    let capabilities = actor.capabilities();
+    let rungs = capabilities.iter().filter(|c| c.available && c.name.starts_with("throttle.cpu.cgroup"));
+    rungs.map(|c| c.name.clone()).next()
+}

@@ -1,0 +1,7 @@
+//! Launching, limiting and ending real processes. Each test ends what it started, and removes its cgroups.
+#![allow(clippy::unwrap_used, reason = "a test says by it what must be there")]
+
+mod bench;
+mod ends;
+mod limits;
+mod lives;
