@@ -14,7 +14,15 @@ for target in pitwall pitwall-sidecar; do
     docker build -f ../Dockerfile --target "$target" -t "$image" ${PITWALL_BUILD_ARGS:-} ../..
   fi
 done
-docker build -q --build-arg PITWALL_IMAGE="$PITWALL_IMAGE" -t "$PITWALL_NIGHT_IMAGE" . >/dev/null
+# Made here, as a tree of files may be carried by what does not keep links.
+cast=$(mktemp -d)
+trap 'rm -rf "$cast"' EXIT
+cp -r Dockerfile parts "$cast/"
+mkdir "$cast/bin"
+for name in ai-ml-agent backend-agent design-agent devops-agent frontend-agent integration-agent testing-agent next-server; do
+  ln -s pitwall "$cast/bin/$name"
+done
+docker build -q --build-arg PITWALL_IMAGE="$PITWALL_IMAGE" -t "$PITWALL_NIGHT_IMAGE" "$cast" >/dev/null
 $compose run --rm setup
 # The windows of the plan are a demo's: whoever comes first must not wait for the last.
 $compose up -d

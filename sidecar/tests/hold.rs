@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -32,6 +33,16 @@ fn until(what: &str, mut seen: impl FnMut() -> bool) {
     }
 }
 
+/// A child of another test, between its fork and its exec, may still hold a program as it was written.
+fn started(command: &mut Command) -> Child {
+    let mut child = None;
+    until("it can be started", || match command.spawn() {
+        Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => false,
+        spawned => child.replace(spawned.unwrap()).is_none(),
+    });
+    child.unwrap()
+}
+
 fn command_line(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ")
 }
@@ -44,7 +55,7 @@ fn it_holds_until_it_is_activated_and_then_is_the_command_itself() {
     let program = inbox.path().join("hold");
     let start = || {
         let mut command = Command::new(&program);
-        Running(command.args(["--", "sleep", "600"]).stderr(Stdio::null()).spawn().unwrap())
+        Running(started(command.args(["--", "sleep", "600"]).stderr(Stdio::null())))
     };
     let first = start();
     let pid = first.0.id();
@@ -68,7 +79,9 @@ fn wrong_use_and_commands_that_cannot_be_started_are_told() {
         (vec!["--"], 2, "give the command"),
         (vec!["--", "/nowhere/at/all"], 127, "/nowhere/at/all cannot be started"),
     ] {
-        let output = Command::new(&program).args(&words).output().unwrap();
+        let mut command = Command::new(&program);
+        let output =
+            started(command.args(&words).stdout(Stdio::piped()).stderr(Stdio::piped())).wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{words:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{words:?}: {output:?}");
     }
