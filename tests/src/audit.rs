@@ -8,6 +8,9 @@ use pitwall_proto::{
     v1::{self, CommandState},
 };
 
+/// The orchestrator's own conclusion about a lease, from a hello.
+const CAME_BACK_WITHOUT_IT: &str = "the sidecar came back without it";
+
 /// A command's way, as one side has it on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
@@ -111,10 +114,11 @@ impl Journal {
         self.bodies().filter(|body| matches!(body, Body::SidecarConnected(c) if c.agent == agent)).count()
     }
 
-    /// What was told of a command's lease, in order.
+    /// What its sidecar told of a command's lease, in order. What the orchestrator concludes from a hello without the
+    /// lease may come before that, or not at all: it depends on who is faster.
     pub fn leases(&self, command: &str) -> Vec<v1::LeaseState> {
         let of = |body: &Body| match body {
-            Body::Lease(lease) if lease.command == command => v1::LeaseState::try_from(lease.state).ok(),
+            Body::Lease(lease) if lease.command == command && lease.detail != CAME_BACK_WITHOUT_IT => v1::LeaseState::try_from(lease.state).ok(),
             _ => None,
         };
         self.bodies().filter_map(of).collect()
