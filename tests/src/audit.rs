@@ -118,7 +118,9 @@ impl Journal {
     /// lease may come before that, or not at all: it depends on who is faster.
     pub fn leases(&self, command: &str) -> Vec<v1::LeaseState> {
         let of = |body: &Body| match body {
-            Body::Lease(lease) if lease.command == command && lease.detail != CAME_BACK_WITHOUT_IT => v1::LeaseState::try_from(lease.state).ok(),
+            Body::Lease(lease) if lease.command == command && lease.detail != CAME_BACK_WITHOUT_IT => {
+                v1::LeaseState::try_from(lease.state).ok()
+            }
             _ => None,
         };
         self.bodies().filter_map(of).collect()
