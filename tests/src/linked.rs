@@ -127,7 +127,7 @@ impl Linked {
         if !surroundings::have(test, "cgroup", cgroup::cpu_limit(pid).map(|_| ())) {
             return None;
         }
-        let throttle = Kind::Throttle(v1::Throttle { cpu_cores: 0.3, for_ms, ttl_ms });
+        let throttle = Kind::Throttle(v1::Throttle { cpu_cores: 0.3, for_ms, ttl_ms, ..Default::default() });
         let held = client::issue(&mut self.client.clone(), "writer", throttle).await.expect("it is taken");
         let within = Duration::from_secs(6);
         let held = client::until_state(&self.client, &held.id, within, &[CommandState::Succeeded]).await;

@@ -116,7 +116,7 @@ async fn a_sidecar_killed_is_lost_and_comes_back_without_acting_twice() {
 }
 
 fn throttle(for_ms: u32, ttl_ms: u32) -> Kind {
-    Kind::Throttle(v1::Throttle { cpu_cores: 0.3, for_ms, ttl_ms })
+    Kind::Throttle(v1::Throttle { cpu_cores: 0.3, for_ms, ttl_ms, ..Default::default() })
 }
 
 fn spinning(dir: &Path, server: &Server) -> Running {

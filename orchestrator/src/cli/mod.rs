@@ -113,7 +113,7 @@ fn run(out: Out, command: Command) -> Result<()> {
         Command::Tell(asked) => client_runtime()?.block_on(mutate::tell(out, &asked)),
         Command::Throttle(asked) => client_runtime()?.block_on(mutate::throttle(out, &asked)),
         Command::Unthrottle(asked) => {
-            let kind = Kind::Unthrottle(v1::Unthrottle {});
+            let kind = Kind::Unthrottle(v1::Unthrottle::default());
             client_runtime()?.block_on(mutate::issue(out, &asked.issue, &asked.agent, kind))
         }
         Command::Kill(asked) => client_runtime()?.block_on(mutate::kill(out, &asked)),

@@ -47,7 +47,12 @@ pub async fn tell(out: Out, asked: &args::Tell) -> Result<()> {
 }
 
 pub async fn throttle(out: Out, asked: &args::Throttle) -> Result<()> {
-    let throttle = v1::Throttle { cpu_cores: asked.cpu, for_ms: asked.for_ms, ttl_ms: asked.ttl.unwrap_or_default() };
+    let throttle = v1::Throttle {
+        cpu_cores: asked.cpu,
+        for_ms: asked.for_ms,
+        ttl_ms: asked.ttl.unwrap_or_default(),
+        ..Default::default()
+    };
     issue(out, &asked.issue, &asked.agent, Kind::Throttle(throttle)).await
 }
 

@@ -163,9 +163,12 @@ async fn give(
             let text = note(&explained, &about);
             Kind::Directive(v1::Directive { text, about, priority: Priority::Urgent.into() })
         }
-        Answer::Throttle { cpu_cores, .. } => {
-            Kind::Throttle(v1::Throttle { cpu_cores, for_ms: habits.throttle_for_ms, ttl_ms: habits.throttle_ttl_ms })
-        }
+        Answer::Throttle { cpu_cores, .. } => Kind::Throttle(v1::Throttle {
+            cpu_cores,
+            for_ms: habits.throttle_for_ms,
+            ttl_ms: habits.throttle_ttl_ms,
+            ..Default::default()
+        }),
         Answer::Kill { process, .. } => Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS }),
         Answer::Activate { .. } => Kind::Activate(v1::Activate { incarnation: 0 }),
         Answer::Nothing => return Ok(()),

@@ -165,7 +165,7 @@ pub enum Effect {
     /// is success (a redelivery), of other content an error.
     PutDirective { file_name: String, text: String },
     /// Find out where a limit would be written and what stands there now. Changes nothing.
-    Examine { cpu_cores: f64 },
+    Examine { slot: Slot, amount: f64 },
     /// Bring a limit into effect that was examined and is in the state file by now.
     Hold(Hold),
     /// Is the value at its place still ours? Changes nothing, except that a duty cycle is taken up again.
@@ -200,12 +200,23 @@ pub enum EffectOutcome {
     },
 }
 
+/// What is limited: one limit at most is in effect for each slot, the strictest of its leases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    pub resource: v1::Resource,
+    /// This process alone; `None`: the whole agent.
+    pub process: Option<v1::ProcessIdentity>,
+    /// The rung that was asked for; empty: the best that is there.
+    pub via: String,
+}
+
 /// One limit at one place, as it is in the state file before it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hold {
-    /// "cgroup2", "cgroup1" or "duty-cycle".
+    pub slot: Slot,
+    /// "cgroup2", "cgroup1", "duty-cycle" …
     pub rung: String,
-    /// The cgroup directory, or the root pid for a duty cycle.
+    /// The cgroup directory, the root pid for a duty cycle, the process for affinity and nice, the device of a GPU.
     pub place: String,
     /// Inode of the cgroup directory, or start ticks of the root: another one is another place.
     pub inode: u64,
@@ -213,7 +224,8 @@ pub struct Hold {
     /// As the files hold them, one line each for v1's quota and period.
     pub old: String,
     pub new: String,
-    pub cpu_cores: f64,
+    /// What was asked for, in the unit of the slot's resource.
+    pub amount: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]

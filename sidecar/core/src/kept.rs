@@ -206,7 +206,7 @@ impl Kept {
                 self.leases.remove(&ended.command);
             }
             Body::Limit(limit) => self.limit = Some(limit.clone()),
-            Body::LimitGone(state::LimitGone {}) => self.limit = None,
+            Body::LimitGone(_) => self.limit = None,
         }
     }
 

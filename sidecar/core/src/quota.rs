@@ -30,7 +30,14 @@ fn used(resource: Resource, sample: &Sample) -> Option<f64> {
         Resource::Cpu => sample.agent.cpu_cores,
         Resource::Memory => sample.agent.memory_bytes.map(|b| b as f64),
         Resource::Pids => sample.agent.threads.or(sample.agent.processes).map(f64::from),
-        Resource::Unspecified => None,
+        Resource::Io
+        | Resource::CpuWeight
+        | Resource::Freeze
+        | Resource::GpuPower
+        | Resource::GpuClock
+        | Resource::Disk
+        | Resource::GpuMemory
+        | Resource::Unspecified => None,
     };
     if none { Some(0.0) } else { known }
 }
@@ -40,7 +47,14 @@ fn of_process(resource: Resource, process: &v1::ProcessUsage) -> Option<f64> {
         Resource::Cpu => process.cpu_cores,
         Resource::Memory => process.memory_bytes.map(|b| b as f64),
         Resource::Pids => process.threads.map(f64::from),
-        Resource::Unspecified => None,
+        Resource::Io
+        | Resource::CpuWeight
+        | Resource::Freeze
+        | Resource::GpuPower
+        | Resource::GpuClock
+        | Resource::Disk
+        | Resource::GpuMemory
+        | Resource::Unspecified => None,
     }
 }
 

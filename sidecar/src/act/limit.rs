@@ -4,7 +4,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use pitwall_sidecar_core::io::{EffectOutcome, Hold, HoldState};
+use pitwall_proto::v1;
+use pitwall_sidecar_core::io::{EffectOutcome, Hold, HoldState, Slot};
 
 use super::agent::{AgentView, lock};
 use super::places;
@@ -21,24 +22,28 @@ fn inode(directory: &Path) -> Option<u64> {
 }
 
 impl Actor {
-    pub(super) fn examine(&self, cpu_cores: f64) -> EffectOutcome {
+    pub(super) fn examine(&self, slot: &Slot, amount: f64) -> EffectOutcome {
+        if slot.resource != v1::Resource::Cpu || slot.process.is_some() {
+            return failed("this sidecar limits the CPU of the whole agent only");
+        }
         let view = self.agent.view();
         let mut refusals = Vec::new();
         for version in [Version::V2, Version::V1] {
             match self.usable(&view, version) {
-                Ok(directory) => return self.examine_cgroup(version, &directory, cpu_cores),
+                Ok(directory) => return self.examine_cgroup(slot, version, &directory, amount),
                 Err(why) => refusals.push(format!("{}: {why}", version.rung())),
             }
         }
         match duty::usable(&view) {
             Ok(root) if is_alive(root) => EffectOutcome::Examined(Hold {
+                slot: slot.clone(),
                 rung: duty::RUNG.into(),
                 place: root.pid.to_string(),
                 inode: root.start_ticks,
                 boot_id: self.boot_id.clone(),
                 old: String::new(),
-                new: cpu_cores.max(FLOOR_CORES).to_string(),
-                cpu_cores,
+                new: amount.max(FLOOR_CORES).to_string(),
+                amount,
             }),
             Ok(_) => failed("no process of the agent is alive"),
             Err(why) => {
@@ -65,7 +70,7 @@ impl Actor {
         Ok(place.clone())
     }
 
-    fn examine_cgroup(&self, version: Version, directory: &Path, cpu_cores: f64) -> EffectOutcome {
+    fn examine_cgroup(&self, slot: &Slot, version: Version, directory: &Path, amount: f64) -> EffectOutcome {
         let (now, inode) = match (version.read(directory), inode(directory)) {
             (Ok(now), Some(inode)) => (now, inode),
             (Err(e), _) => return failed(format!("{}: {e}", directory.display())),
@@ -76,14 +81,15 @@ impl Actor {
         let beneath = lock(&self.held).iter().find(|h| h.place == place && h.inode == inode && h.new == now).cloned();
         let old = beneath.map_or(now, |h| h.old);
         EffectOutcome::Examined(Hold {
+            slot: slot.clone(),
             rung: version.rung().into(),
             place,
             inode,
             boot_id: self.boot_id.clone(),
-            new: version.limited(&old, cpu_cores),
+            new: version.limited(&old, amount),
             old,
             // As asked: by this the core knows its answer.
-            cpu_cores,
+            amount,
         })
     }
 

@@ -168,7 +168,7 @@ impl Actor {
             Effect::PutDirective { file_name, .. } => {
                 EffectOutcome::Failed { why: format!("{file_name} is for the inbox, not for the agent's processes") }
             }
-            Effect::Examine { cpu_cores } => self.examine(cpu_cores),
+            Effect::Examine { slot, amount } => self.examine(&slot, amount),
             Effect::Hold(hold) => self.hold(hold).await,
             Effect::Verify(hold) => self.verify(hold).await,
             Effect::Release(hold) => self.release(hold).await,

@@ -7,7 +7,7 @@ use pitwall_proto::v1;
 use pitwall_sidecar::act::{Actor, AgentTarget, Config, Exited, RestartedBy, Started};
 use pitwall_sidecar::sample::cgroup::Places;
 use pitwall_sidecar::sample::procfs::{ProcFs, Stat};
-use pitwall_sidecar_core::io::{Effect, EffectOutcome, Hold};
+use pitwall_sidecar_core::io::{Effect, EffectOutcome, Hold, Slot};
 use tokio::sync::mpsc;
 
 pub const SIDECAR: &str = env!("CARGO_BIN_EXE_pitwall-sidecar");
@@ -134,8 +134,12 @@ pub fn why(outcome: EffectOutcome) -> String {
     }
 }
 
+pub fn whole_cpu() -> Slot {
+    Slot { resource: v1::Resource::Cpu, process: None, via: String::new() }
+}
+
 pub async fn examine(actor: &Actor, cpu_cores: f64) -> Hold {
-    match actor.carry_out(Effect::Examine { cpu_cores }).await {
+    match actor.carry_out(Effect::Examine { slot: whole_cpu(), amount: cpu_cores }).await {
         EffectOutcome::Examined(hold) => hold,
         other => panic!("{other:?}"),
     }

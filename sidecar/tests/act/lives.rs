@@ -9,7 +9,7 @@ use pitwall_sidecar::sample::procfs::identity_of;
 use pitwall_sidecar_core::io::{Effect, EffectOutcome};
 use tokio::sync::mpsc;
 
-use crate::bench::{Bench, SIDECAR, Swept, clean_up, launched, living, ok, skip, why};
+use crate::bench::{Bench, SIDECAR, Swept, clean_up, launched, living, ok, skip, whole_cpu, why};
 
 #[tokio::test]
 async fn the_end_of_a_launched_agent_is_told_once_with_its_code() {
@@ -114,7 +114,7 @@ async fn a_process_of_somebody_else_is_measured_and_never_started_or_stopped() {
         .map(|c| format!("{}: {}; {}", c.name, c.reason, c.enabled_by))
         .collect();
     let end = why(actor.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 100 }).await);
-    let limit = why(actor.carry_out(Effect::Examine { cpu_cores: 0.5 }).await);
+    let limit = why(actor.carry_out(Effect::Examine { slot: whole_cpu(), amount: 0.5 }).await);
     let kill = ok(actor.carry_out(Effect::Kill { process: root.clone(), grace_ms: 5_000 }).await);
     other.wait().unwrap();
     assert_eq!((started, sample.root), (Started::Watching, Some(root)));

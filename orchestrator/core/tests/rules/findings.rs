@@ -132,7 +132,9 @@ fn workspace_and_lease_findings_close_with_their_cause() {
     world.lease("o", "c9-old", LeaseState::Lapsed, "ttl of 60s");
     assert_eq!(world.findings(), ["workspace_absent o", "lease_lapsed o"]);
     world.fact("o", fact::Kind::Workspace(workspace(true)));
-    world.issue("o", Kind::Throttle(v1::Throttle { cpu_cores: 1.0, for_ms: 1_000, ttl_ms: 0 })).unwrap();
+    world
+        .issue("o", Kind::Throttle(v1::Throttle { cpu_cores: 1.0, for_ms: 1_000, ttl_ms: 0, ..Default::default() }))
+        .unwrap();
     assert!(world.findings().is_empty(), "{:?}", world.findings());
 }
 

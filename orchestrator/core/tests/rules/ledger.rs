@@ -24,7 +24,8 @@ fn what_cannot_be_meant_is_refused_at_once() {
     let directive = |text: &str, about: &str, priority| {
         Kind::Directive(v1::Directive { text: text.into(), about: about.into(), priority })
     };
-    let throttle = |cpu_cores, for_ms, ttl_ms| Kind::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms });
+    let throttle =
+        |cpu_cores, for_ms, ttl_ms| Kind::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms, ..Default::default() });
     let kill =
         |pid| Kind::Kill(v1::Kill { process: Some(v1::ProcessIdentity { pid, ..Default::default() }), grace_ms: 0 });
     let table = [
@@ -299,7 +300,7 @@ fn an_effect_is_credited_only_after_delivery_and_inside_its_window() {
         (
             "about nothing: no promise",
             |w| {
-                let id = w.issue("a", Kind::Unthrottle(v1::Unthrottle {})).unwrap().id;
+                let id = w.issue("a", Kind::Unthrottle(v1::Unthrottle::default())).unwrap().id;
                 w.update("a", &id, C::Succeeded, "");
                 w.advance(600_000);
                 id

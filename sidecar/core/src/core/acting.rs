@@ -55,7 +55,7 @@ pub(super) fn process(p: &v1::ProcessIdentity) -> state::Process {
     state::Process { pid: p.pid, start_ticks: p.start_ticks, name: p.name.clone() }
 }
 
-fn identity(p: &state::Process) -> v1::ProcessIdentity {
+pub(super) fn identity(p: &state::Process) -> v1::ProcessIdentity {
     v1::ProcessIdentity { pid: p.pid, start_ticks: p.start_ticks, name: p.name.clone() }
 }
 
@@ -96,6 +96,13 @@ impl Core {
                     Fitness::Never("a kill needs the pid (above 1) and the start time of its process".into())
                 }
             },
+            Kind::Throttle(throttle)
+                if !matches!(throttle.resource(), v1::Resource::Unspecified | v1::Resource::Cpu)
+                    || throttle.process.is_some()
+                    || !throttle.via.is_empty() =>
+            {
+                Fitness::Never("this sidecar limits the CPU of the whole agent only".into())
+            }
             Kind::Throttle(throttle) => match self.can("throttle.cpu") {
                 Err(why) => Fitness::Never(why),
                 Ok(()) if !throttle.cpu_cores.is_finite() || throttle.cpu_cores < CPU_FLOOR - 1e-9 => {

@@ -41,6 +41,7 @@ impl Core {
             ttl_ms: if throttle.ttl_ms == 0 { TTL_MS } else { throttle.ttl_ms },
             renewed: Some(started),
             told: false,
+            ..Default::default()
         }));
     }
 

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use pitwall_proto::{
     mutant,
     state::{self, record::Body},
-    v1::LeaseState,
+    v1::{LeaseState, Resource},
 };
 
 use super::{
     Core,
-    acting::{Purpose, failure},
+    acting::{Purpose, failure, identity, process},
     leases::Measure,
 };
 use crate::{
-    io::{Effect, EffectOutcome, Hold, HoldState},
+    io::{Effect, EffectOutcome, Hold, HoldState, Slot},
     kept::Kept,
     store::Ticket,
 };
@@ -101,20 +101,37 @@ fn kept_hold(hold: &Hold) -> state::Hold {
         boot_id: hold.boot_id.clone(),
         old: hold.old.clone(),
         new: hold.new.clone(),
-        cpu_cores: hold.cpu_cores,
+        amount: hold.amount,
+        resource: hold.slot.resource as i32,
+        process: hold.slot.process.as_ref().map(process),
+        via: hold.slot.via.clone(),
     }
 }
 
 fn hold_of(kept: &state::Hold) -> Hold {
     Hold {
+        slot: Slot {
+            // Files of older versions know no other resource.
+            resource: Resource::try_from(kept.resource)
+                .ok()
+                .filter(|r| *r != Resource::Unspecified)
+                .unwrap_or(Resource::Cpu),
+            process: kept.process.as_ref().map(identity),
+            via: kept.via.clone(),
+        },
         rung: kept.rung.clone(),
         place: kept.place.clone(),
         inode: kept.inode,
         boot_id: kept.boot_id.clone(),
         old: kept.old.clone(),
         new: kept.new.clone(),
-        cpu_cores: kept.cpu_cores,
+        amount: kept.amount,
     }
+}
+
+/// The CPU of the whole agent, by whatever rung.
+fn whole_cpu() -> Slot {
+    Slot { resource: Resource::Cpu, process: None, via: String::new() }
 }
 
 fn same_place(a: &state::Hold, b: &state::Hold) -> bool {
@@ -157,15 +174,19 @@ impl Core {
         }
         match (self.current(), wanted) {
             (None, None) => self.limit.look = false,
-            (None, Some(cores)) => self.undertake(Purpose::Examine, Effect::Examine { cpu_cores: cores }),
+            (None, Some(cores)) => {
+                self.undertake(Purpose::Examine, Effect::Examine { slot: whole_cpu(), amount: cores })
+            }
             (Some((hold, _)), _) if self.limit.look => self.undertake(Purpose::Verify, Effect::Verify(hold)),
             (Some((hold, _)), None) => self.undertake(Purpose::Release, Effect::Release(hold)),
-            (Some((hold, true)), Some(cores)) if hold.cpu_cores == cores => {
+            (Some((hold, true)), Some(cores)) if hold.amount == cores => {
                 if now >= self.limit.verify_at {
                     self.undertake(Purpose::Verify, Effect::Verify(hold));
                 }
             }
-            (Some(_), Some(cores)) => self.undertake(Purpose::Examine, Effect::Examine { cpu_cores: cores }),
+            (Some(_), Some(cores)) => {
+                self.undertake(Purpose::Examine, Effect::Examine { slot: whole_cpu(), amount: cores })
+            }
         }
     }
 
@@ -181,7 +202,7 @@ impl Core {
             return;
         }
         let wanted = self.wanted();
-        let stricter = |before: &state::Hold| wanted.is_none_or(|cores| before.cpu_cores < cores);
+        let stricter = |before: &state::Hold| wanted.is_none_or(|cores| before.amount < cores);
         if let Some(before) = self.kept.limit.as_ref().and_then(|l| l.before.clone()).filter(stricter) {
             self.undertake(Purpose::Release, Effect::Release(hold_of(&before)));
         }
@@ -191,14 +212,14 @@ impl Core {
     fn write_recorded(&mut self) {
         self.limit.phase = Phase::Idle;
         let Some((hold, _)) = self.current() else { return };
-        if self.wanted() == Some(hold.cpu_cores) {
+        if self.wanted() == Some(hold.amount) {
             self.undertake(Purpose::Hold, Effect::Hold(hold));
         } else if let Some(before) = self.kept.limit.as_ref().and_then(|l| l.before.clone()) {
             // Nothing was written: what was in effect before still is.
             let limit = state::Limit { hold: Some(before), confirmed: true, before: None };
             self.record(Body::Limit(limit));
         } else {
-            self.record(Body::LimitGone(state::LimitGone {}));
+            self.record(Body::LimitGone(state::LimitGone::default()));
         }
     }
 
@@ -209,7 +230,7 @@ impl Core {
             other => return self.limit_failed("the agent cannot be limited", &failure(other)),
         };
         // Wanted otherwise meanwhile: examined again.
-        if self.wanted() != Some(hold.cpu_cores) {
+        if self.wanted() != Some(hold.amount) {
             return;
         }
         let mut kept = kept_hold(&hold);
@@ -303,7 +324,7 @@ impl Core {
             }
             // The agent was restarted: what time is left holds at its new place.
             HoldState::Gone => {
-                self.record(Body::LimitGone(state::LimitGone {}));
+                self.record(Body::LimitGone(state::LimitGone::default()));
                 self.limit.inherited = false;
                 self.limit.again = true;
             }
@@ -324,7 +345,7 @@ impl Core {
         }
         // Never written, or undone and the record of that lost: nothing of ours stands there.
         if hold.old == value {
-            self.record(Body::LimitGone(state::LimitGone {}));
+            self.record(Body::LimitGone(state::LimitGone::default()));
             self.limit.inherited = false;
             self.limit.again = self.wanted().is_some();
             return;
@@ -335,7 +356,7 @@ impl Core {
             hold.new.replace('\n', " "),
             value.replace('\n', " ")
         );
-        self.record(Body::LimitGone(state::LimitGone {}));
+        self.record(Body::LimitGone(state::LimitGone::default()));
         self.limit.inherited = false;
         for id in self.kept.leases.keys().cloned().collect::<Vec<_>>() {
             self.close_lease(&id, LeaseState::Foreign, &detail);
@@ -354,7 +375,7 @@ impl Core {
         match state {
             HoldState::Foreign(value) => self.found_foreign(&limit, &value),
             HoldState::Ours | HoldState::Gone => {
-                self.record(Body::LimitGone(state::LimitGone {}));
+                self.record(Body::LimitGone(state::LimitGone::default()));
                 self.limit.inherited = false;
                 // Still wanted: it is written where the agent is now.
                 self.limit.again = self.wanted().is_some();
@@ -367,7 +388,7 @@ impl Core {
     fn finish_ended(&mut self) {
         let undone = match (&self.kept.limit, self.wanted()) {
             (None, _) => true,
-            (Some(limit), Some(cores)) => limit.confirmed && limit.hold.as_ref().is_some_and(|h| h.cpu_cores == cores),
+            (Some(limit), Some(cores)) => limit.confirmed && limit.hold.as_ref().is_some_and(|h| h.amount == cores),
             (Some(_), None) => false,
         };
         if undone {

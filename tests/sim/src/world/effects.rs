@@ -92,14 +92,15 @@ impl World {
                     EffectOutcome::Ok { detail: file_name }
                 }
             },
-            Effect::Examine { cpu_cores } => EffectOutcome::Examined(Hold {
+            Effect::Examine { slot, amount } => EffectOutcome::Examined(Hold {
+                slot,
                 rung: "cgroup2".into(),
                 place: "/cg".into(),
                 inode: agent.inode,
                 boot_id,
                 old: agent.value.clone(),
-                new: format!("{} 20000", (cpu_cores * 20_000.0) as u64),
-                cpu_cores,
+                new: format!("{} 20000", (amount * 20_000.0) as u64),
+                amount,
             }),
             Effect::Hold(hold) if hold.inode == agent.inode && hold.boot_id == boot_id => {
                 agent.value = hold.new;

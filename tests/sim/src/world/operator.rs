@@ -70,8 +70,9 @@ impl World {
                 cpu_cores: 0.1 + self.dice.below(3) as f64 / 10.0,
                 for_ms: self.dice.between(4_000, 30_000) as u32,
                 ttl_ms: self.dice.between(4_000, 12_000) as u32,
+                ..Default::default()
             }),
-            8 => Kind::Unthrottle(v1::Unthrottle {}),
+            8 => Kind::Unthrottle(v1::Unthrottle::default()),
             9 => Kind::Activate(v1::Activate { incarnation }),
             _ => Kind::Restart(v1::Restart { incarnation, grace_ms: 100 }),
         };

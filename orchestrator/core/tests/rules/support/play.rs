@@ -329,7 +329,7 @@ impl World {
     }
 
     pub fn throttle(&mut self, agent: &str, cpu_cores: f64, for_ms: u32) -> v1::Command {
-        let throttle = v1::Throttle { cpu_cores, for_ms, ttl_ms: 0 };
+        let throttle = v1::Throttle { cpu_cores, for_ms, ttl_ms: 0, ..Default::default() };
         self.issue(agent, command_spec::Kind::Throttle(throttle)).unwrap()
     }
 

@@ -99,7 +99,7 @@ impl Player {
                 let for_ms = u32::try_from(duration(time)?).ok()?;
                 world.throttle(agent, cores.parse().ok()?, for_ms)
             }
-            ["unthrottles", agent] => world.issue(agent, Kind::Unthrottle(v1::Unthrottle {})).unwrap(),
+            ["unthrottles", agent] => world.issue(agent, Kind::Unthrottle(v1::Unthrottle::default())).unwrap(),
             ["kills", agent, pid] => world.kill(agent, pid.parse().ok()?).unwrap(),
             ["restarts", agent] => world.issue(agent, Kind::Restart(v1::Restart::default())).unwrap(),
             ["activates", agent] => world.issue(agent, Kind::Activate(v1::Activate::default())).unwrap(),

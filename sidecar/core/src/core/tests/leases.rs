@@ -24,6 +24,7 @@ fn with_a_quota_lease(cpu_cores: f64, for_ms: u32) -> World {
         for_ms,
         ttl_ms: for_ms,
         told: false,
+        ..Default::default()
     };
     kept::encode(vec![Record { body: Some(Body::Lease(lease)) }], &mut world.file);
     world.start();
@@ -43,7 +44,7 @@ fn leases_of_different_origins_overlap_and_the_strictest_holds() {
     // The newer took the place of the older of its origin, and of no other.
     assert_eq!(world.durable.leases.keys().cloned().collect::<Vec<_>>(), [milder, "quota-cpu-1".to_owned()]);
     assert_eq!((world.value.as_str(), world.result(&stricter)), ("6000 20000", Some(S::Succeeded)));
-    world.issue(Spec::Unthrottle(v1::Unthrottle {}), 10_000);
+    world.issue(Spec::Unthrottle(v1::Unthrottle::default()), 10_000);
     world.run(3_000);
     assert_eq!(world.value, "6000 20000", "an operator's unthrottle ends what operators asked for");
     world.run(60_000);

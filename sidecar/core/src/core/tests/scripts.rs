@@ -204,7 +204,7 @@ fn the_newer_throttle_takes_the_place_of_the_older_and_unthrottle_ends_it() {
     assert_eq!(world.result(&first), Some(S::Superseded));
     assert_eq!(world.result(&second), Some(S::Succeeded));
     assert_eq!(world.value, "6000 20000");
-    let last = world.issue(Spec::Unthrottle(v1::Unthrottle {}), 10_000);
+    let last = world.issue(Spec::Unthrottle(v1::Unthrottle::default()), 10_000);
     world.run(1_000);
     assert_eq!(world.result(&last), Some(S::Succeeded));
     assert_eq!(world.value, OLD, "what stood there first, not the older throttle's value");

@@ -51,7 +51,7 @@ impl Simulation {
                 self.held_until = self.held_until.max(self.world.boot_ms + 20_000 + u64::from(for_ms));
                 throttle(0.1 + self.dice.up_to(3) as f64 / 10.0, for_ms, ttl_ms)
             }
-            5 => Spec::Unthrottle(v1::Unthrottle {}),
+            5 => Spec::Unthrottle(v1::Unthrottle::default()),
             _ => {
                 let told = self.world.orchestrator.facts.values().filter_map(|f| match f {
                     fact::Kind::AgentSeen(seen) => Some(seen.incarnation),

@@ -270,14 +270,15 @@ impl World {
                     EffectOutcome::Failed { why: "another file of that name".into() }
                 }
             }
-            Effect::Examine { cpu_cores } => EffectOutcome::Examined(Hold {
+            Effect::Examine { slot, amount } => EffectOutcome::Examined(Hold {
+                slot,
                 rung: "cgroup2".into(),
                 place: "/cg".into(),
                 inode: self.inode,
                 boot_id: self.boot_id.clone(),
                 old: self.value.clone(),
-                new: format!("{} 20000", (cpu_cores * 20_000.0) as u64),
-                cpu_cores,
+                new: format!("{} 20000", (amount * 20_000.0) as u64),
+                amount,
             }),
             Effect::Hold(hold) => {
                 // Invariant 2, here: the value it will have to put back is in the file.
@@ -332,7 +333,7 @@ impl World {
 }
 
 pub fn throttle(cpu_cores: f64, for_ms: u32, ttl_ms: u32) -> Spec {
-    Spec::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms })
+    Spec::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms, ..Default::default() })
 }
 
 pub fn tell(text: &str) -> Spec {
