@@ -72,6 +72,10 @@ fn words(body: &Body) -> (&'static str, String, String) {
             let text = if e.on { e.what.clone() } else { "no longer under pressure".into() };
             ("pressure", e.agent.clone(), text)
         }
+        Body::HostPressure(e) => {
+            let text = if e.on { e.what.clone() } else { "no longer under pressure".into() };
+            ("host_pressure", e.hostname.clone(), text)
+        }
         Body::Quota(e) => {
             let used = text::amount(e.resource, e.used);
             let limit = text::amount(e.resource, e.limit);

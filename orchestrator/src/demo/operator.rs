@@ -77,7 +77,8 @@ pub fn answer(finding: &v1::Finding, habits: Habits) -> Answer {
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
-        | FindingKind::JournalRestored => Answer::Nothing,
+        | FindingKind::JournalRestored
+        | FindingKind::HostPressure => Answer::Nothing,
     }
 }
 

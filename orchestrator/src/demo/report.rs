@@ -183,7 +183,8 @@ fn knowable(night: &Night, told: Told, recording: &Recording, truth: &Truth, fou
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
-        | FindingKind::JournalRestored => None,
+        | FindingKind::JournalRestored
+        | FindingKind::HostPressure => None,
     }
 }
 

@@ -44,6 +44,8 @@ impl Pressure {
         let limit = if self.on { OFF_BELOW } else { ON_FROM };
         let over = |share: Option<f64>| share.is_some_and(|s| s >= limit);
         let seconds = span as f64 / 1_000.0;
+        // Its own limit or its own size hurt it; else it is short of what others use.
+        let waits = now >= self.oom_until && !over(throttled) && over(stalled);
         let what = if now < self.oom_until {
             Some(match killed {
                 0 => "out of memory, processes were killed".into(),
@@ -66,7 +68,7 @@ impl Pressure {
         self.on = what.is_some();
         let resource = if now < self.oom_until { Resource::Memory } else { Resource::Cpu };
         let process = if self.on { quota::largest(resource, &sample.processes).map(|(p, _)| p) } else { None };
-        Some(v1::PressureFact { on: self.on, what: what.unwrap_or_default(), process })
+        Some(v1::PressureFact { on: self.on, what: what.unwrap_or_default(), process, waits })
     }
 }
 

@@ -101,7 +101,9 @@ fn one(
         return told(Cause::OwnerWaiting, format!("{} waits for {claim}", id.agent), owner.waiting_since);
     }
     if let Some(pressure) = &owner.pressure {
-        let by = pressure.process.as_ref().map(|p| format!(", caused by {} ({})", p.name, p.pid)).unwrap_or_default();
+        let of = if pressure.by_agent.is_empty() { String::new() } else { format!(" of {}", pressure.by_agent) };
+        let by = pressure.process.as_ref().map(|p| format!(", caused by {} ({}){of}", p.name, p.pid));
+        let by = by.unwrap_or_default();
         return told(Cause::ResourcePressure, format!("{}{by}", pressure.what), Some(pressure.since));
     }
     if let Some(stall) = stalled {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use pitwall_proto::{
     journal,
-    v1::{AgentStatus, Cause, CommandState, DeliverableStatus, FindingKind, SidecarStatus},
+    v1::{self, AgentStatus, Cause, CommandState, DeliverableStatus, FindingKind, SidecarStatus},
 };
 
 use super::{agent::AgentView, blocker::BlockerView, cause::CauseView, deliverable::DeliverableView};
@@ -67,8 +67,33 @@ pub fn all(
             "check the network between hosts, then the orchestrator itself; your own commands go as ever".to_string();
         found.push(FindingView::new(FindingKind::NetworkOrOrchestrator, &state.project, reason.clone(), next, *at));
     }
+    found.extend(state.host_pressures.values().map(of_host));
     found.extend(super::restored::finding(state, clock));
     found
+}
+
+/// Who uses most of a host that has too little, across all its agents.
+fn of_host(pressure: &journal::HostPressure) -> FindingView {
+    let used = |c: &journal::Consumer| {
+        let cpu = c.cpu_cores.map(|cores| text::amount(v1::Resource::Cpu as i32, cores));
+        let memory = c.memory_bytes.map(|bytes| text::amount(v1::Resource::Memory as i32, bytes as f64));
+        [cpu, memory].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    };
+    let named = |c: &journal::Consumer| {
+        let process = c.process.clone().unwrap_or_default();
+        format!("{} (pid {}) of {} with {}", process.name, process.pid, c.agent, used(c))
+    };
+    let top: Vec<String> = pressure.top.iter().map(named).collect();
+    let (message, next) = match pressure.top.first() {
+        Some(first) => (
+            format!("{}: most by {}", pressure.what, top.join("; ")),
+            format!("pitwall throttle {} --cpu 0.5 --for 10m, or pitwall kill it", first.agent),
+        ),
+        None => (format!("{}: not by any agent", pressure.what), "look at that host with top".to_owned()),
+    };
+    let process = pressure.top.first().and_then(|c| c.process.clone());
+    let view = FindingView::new(FindingKind::HostPressure, &pressure.hostname, message, next, pressure.since_ms);
+    FindingView { process, ..view }
 }
 
 pub(super) fn shown(at: Millis, clock: &Clock) -> bool {

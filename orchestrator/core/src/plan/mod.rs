@@ -16,8 +16,8 @@ mod types;
 pub use mistake::{Mistake, Mistakes};
 pub use part::{agent_part, diff};
 pub use types::{
-    AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, KEEP_DEFAULT_MS, KEEP_MIN_MS, Plan, ProjectWindows,
-    Quota, Resource, Rule,
+    AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, HOST_PRESSURE_AFTER_DEFAULT_MS, KEEP_DEFAULT_MS,
+    KEEP_MIN_MS, Plan, ProjectWindows, Quota, Resource, Rule,
 };
 
 /// A longer plan is refused before it is read.

@@ -77,6 +77,8 @@ section! {
         effect_within: Duration,
         /// How long journaled events are kept one by one; older ones are compacted into a snapshot. Default 7d, at least 1h.
         keep: Duration,
+        /// A host is told to be under pressure when it was short for so long (default 10s).
+        host_pressure_after: Duration,
     }
 }
 

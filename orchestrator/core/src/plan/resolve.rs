@@ -9,8 +9,8 @@ use super::{
     read::{At, Duration},
     rules::{self, CheckWindows},
     types::{
-        AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, KEEP_DEFAULT_MS, KEEP_MIN_MS, Plan, ProjectWindows,
-        Quota, Resource,
+        AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, HOST_PRESSURE_AFTER_DEFAULT_MS, KEEP_DEFAULT_MS,
+        KEEP_MIN_MS, Plan, ProjectWindows, Quota, Resource,
     },
 };
 use crate::text;
@@ -93,6 +93,7 @@ fn project_windows(raw: Option<raw::ProjectWindows>, mistakes: &mut Mistakes) ->
         result_grace_ms: ms(&raw.result_grace).unwrap_or(60_000),
         effect_within_ms: ms(&raw.effect_within).unwrap_or(600_000),
         keep_ms: ms(&raw.keep).unwrap_or(KEEP_DEFAULT_MS),
+        host_pressure_after_ms: ms(&raw.host_pressure_after).unwrap_or(HOST_PRESSURE_AFTER_DEFAULT_MS),
     }
 }
 

@@ -45,6 +45,9 @@ pub struct ProjectWindows {
     /// Events older than this are compacted into a snapshot. Plans in older journals do not have it.
     #[serde(default = "keep_default")]
     pub keep_ms: u64,
+    /// A host is under pressure when it was short for so long. Plans in older journals do not have it.
+    #[serde(default = "host_pressure_after_default")]
+    pub host_pressure_after_ms: u64,
 }
 
 /// A week: last night, and the same night of last week to compare it with.
@@ -54,6 +57,13 @@ pub const KEEP_MIN_MS: u64 = 3_600_000;
 
 fn keep_default() -> u64 {
     KEEP_DEFAULT_MS
+}
+
+/// As long as an agent's own pressure is judged over.
+pub const HOST_PRESSURE_AFTER_DEFAULT_MS: u64 = 10_000;
+
+fn host_pressure_after_default() -> u64 {
+    HOST_PRESSURE_AFTER_DEFAULT_MS
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

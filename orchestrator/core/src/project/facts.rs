@@ -89,13 +89,7 @@ impl Project {
             fact::Kind::AgentLooping(loops) => {
                 Body::AgentLooping(journal::AgentLooping { agent, looping: loops.looping, since_ms: observed })
             }
-            fact::Kind::Pressure(pressure) => Body::Pressure(journal::Pressure {
-                agent,
-                on: pressure.on,
-                what: cut(pressure.what),
-                process: pressure.process.map(process),
-                since_ms: observed,
-            }),
+            fact::Kind::Pressure(pressure) => self.pressure(agent, pressure, observed),
             // A resource of a newer protocol than this one.
             fact::Kind::Quota(quota) if quota.resource() == v1::Resource::Unspecified => return,
             // What is no number was not measured.
@@ -213,7 +207,7 @@ impl Project {
     }
 }
 
-fn process(identity: v1::ProcessIdentity) -> journal::Process {
+pub(super) fn process(identity: v1::ProcessIdentity) -> journal::Process {
     journal::Process { pid: identity.pid, start_ticks: identity.start_ticks, name: cut(identity.name) }
 }
 

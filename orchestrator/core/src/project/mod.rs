@@ -5,6 +5,7 @@ mod clones;
 mod drain;
 mod facts;
 mod fencing;
+mod host_pressure;
 mod issue;
 mod lease;
 mod ledger;
@@ -49,6 +50,7 @@ pub struct Project {
     signs: liveness::Signs,
     knocks: clones::Knocks,
     pub(crate) readings: BTreeMap<String, (Millis, v1::Readings)>,
+    shortages: host_pressure::Shortages,
     published: publish::Published,
     resyncs: restored::Resyncs,
     /// Verdicts for rules of another generation: dropped, and counted.
@@ -82,6 +84,7 @@ impl Project {
             signs: liveness::Signs::default(),
             knocks: clones::Knocks::default(),
             readings: BTreeMap::new(),
+            shortages: host_pressure::Shortages::default(),
             published: publish::Published::default(),
             resyncs: restored::Resyncs::default(),
             foreign_verdicts: 0,

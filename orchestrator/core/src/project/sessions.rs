@@ -217,7 +217,8 @@ impl Project {
             }
             connect_request::Body::Facts(batch) => self.on_facts(session, &agent, &instance, batch),
             connect_request::Body::Readings(readings) => {
-                self.readings.insert(agent, (self.now, readings));
+                self.readings.insert(agent.clone(), (self.now, readings));
+                self.judge_host_of(&agent);
             }
             connect_request::Body::CommandUpdate(update) => self.on_update(session, &agent, update),
             // It did not know something that this side said: nothing depends on it.

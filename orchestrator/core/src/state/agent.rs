@@ -83,6 +83,8 @@ pub struct PressureState {
     pub since: Millis,
     pub what: String,
     pub process: Option<journal::Process>,
+    /// Whose it is, where it is another agent's.
+    pub by_agent: String,
 }
 
 #[derive(Clone, Debug)]

@@ -74,9 +74,19 @@ impl State {
             Body::AgentMotion(e) => self.with_agent(&e.agent, |a| a.quiet_since = e.quiet.then_some(e.since_ms)),
             Body::AgentLooping(e) => self.with_agent(&e.agent, |a| a.looping_since = e.looping.then_some(e.since_ms)),
             Body::Pressure(e) => self.with_agent(&e.agent, |a| {
-                a.pressure =
-                    e.on.then(|| PressureState { since: e.since_ms, what: e.what.clone(), process: e.process.clone() });
+                a.pressure = e.on.then(|| PressureState {
+                    since: e.since_ms,
+                    what: e.what.clone(),
+                    process: e.process.clone(),
+                    by_agent: e.by_agent.clone(),
+                });
             }),
+            Body::HostPressure(e) if e.on => {
+                self.host_pressures.insert(e.boot_id.clone(), e.clone());
+            }
+            Body::HostPressure(e) => {
+                self.host_pressures.remove(&e.boot_id);
+            }
             Body::Quota(e) => self.with_agent(&e.agent, |a| {
                 if e.exceeded {
                     let quota = QuotaState {

@@ -53,6 +53,8 @@ pub struct State {
     pub closed_findings: VecDeque<FindingState>,
     pub next_finding: u64,
     pub mass_loss: Option<(Millis, String)>,
+    /// By boot id: hosts that have too little for those that are on them.
+    pub host_pressures: BTreeMap<String, journal::HostPressure>,
     /// The last restore from a backup.
     pub restored: Option<RestoredState>,
 }
@@ -130,6 +132,7 @@ impl State {
                     result_grace_ms: 60_000,
                     effect_within_ms: 600_000,
                     keep_ms: crate::plan::KEEP_DEFAULT_MS,
+                    host_pressure_after_ms: crate::plan::HOST_PRESSURE_AFTER_DEFAULT_MS,
                 },
                 agents: BTreeMap::new(),
             },
@@ -146,6 +149,7 @@ impl State {
             closed_findings: VecDeque::new(),
             next_finding: 1,
             mass_loss: None,
+            host_pressures: BTreeMap::new(),
             restored: None,
         }
     }

@@ -64,11 +64,12 @@ impl AgentState {
             waiting_since_ms: *waiting_since,
             quiet_since_ms: *quiet_since,
             looping_since_ms: *looping_since,
-            pressure: pressure.as_ref().map(|PressureState { since, what, process }| journal::Pressure {
+            pressure: pressure.as_ref().map(|PressureState { since, what, process, by_agent }| journal::Pressure {
                 on: true,
                 since_ms: *since,
                 what: what.clone(),
                 process: process.clone(),
+                by_agent: by_agent.clone(),
                 ..Default::default()
             }),
             quotas: quotas.iter().map(quota_to).collect(),
@@ -115,7 +116,12 @@ impl AgentState {
             waiting_since: from.waiting_since_ms,
             quiet_since: from.quiet_since_ms,
             looping_since: from.looping_since_ms,
-            pressure: from.pressure.map(|p| PressureState { since: p.since_ms, what: p.what, process: p.process }),
+            pressure: from.pressure.map(|p| PressureState {
+                since: p.since_ms,
+                what: p.what,
+                process: p.process,
+                by_agent: p.by_agent,
+            }),
             quotas: from.quotas.into_iter().map(quota_back).collect(),
             activity: from.activity.into_iter().map(activity_back).collect(),
             workspace_absent: from.workspace_absent.map(happening_back),

@@ -45,6 +45,7 @@ impl State {
             closed_findings,
             next_finding,
             mass_loss,
+            host_pressures,
             restored,
         } = self;
         let plan = journal::PlanApplied {
@@ -68,6 +69,7 @@ impl State {
             closed_findings: closed_findings.iter().map(finding).collect(),
             next_finding: *next_finding,
             mass_loss: mass_loss.as_ref().map(parts::happening),
+            host_pressures: host_pressures.values().cloned().collect(),
             restored: restored.as_ref().map(|r| journal::RestoreSnapshot {
                 restored: Some(r.restored.clone()),
                 at_ms: r.at,
@@ -115,6 +117,7 @@ impl State {
         state.closed_findings = snapshot.closed_findings.into_iter().map(finding_back).collect::<VecDeque<_>>();
         state.next_finding = snapshot.next_finding;
         state.mass_loss = snapshot.mass_loss.map(parts::happening_back);
+        state.host_pressures = snapshot.host_pressures.into_iter().map(|p| (p.boot_id.clone(), p)).collect();
         state.restored = snapshot.restored.map(|r| RestoredState {
             restored: r.restored.unwrap_or_default(),
             at: r.at_ms,

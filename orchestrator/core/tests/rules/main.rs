@@ -8,6 +8,7 @@ mod compacted;
 mod deliverables;
 mod effects;
 mod findings;
+mod hosts;
 mod ledger;
 mod liveness;
 mod oracle;

@@ -74,6 +74,7 @@ fn paint(kind: FindingKind) -> Paint {
         | FindingKind::DeliverableRegressed
         | FindingKind::NetworkOrOrchestrator
         | FindingKind::JournalRestored
+        | FindingKind::HostPressure
         | FindingKind::WorkspaceAbsent => Paint::Bad,
         FindingKind::LeaseLapsed
         | FindingKind::SecondInstance

@@ -245,7 +245,7 @@ impl World {
     }
 
     pub fn pressure(&mut self, agent: &str, on: bool, what: &str, by: Option<v1::ProcessIdentity>) {
-        self.fact(agent, fact::Kind::Pressure(v1::PressureFact { on, what: what.into(), process: by }));
+        self.fact(agent, fact::Kind::Pressure(v1::PressureFact { on, what: what.into(), process: by, waits: false }));
     }
 
     pub fn quota(&mut self, agent: &str, resource: Resource, limit: f64, used: f64, by: v1::ProcessIdentity) {
