@@ -73,7 +73,7 @@ async fn the_next_life_adopts_the_agent_and_launches_only_where_none_is_alive() 
     let _swept = Swept(&second);
     assert_eq!(second.start().await.unwrap(), Started::Adopted(root.clone()));
     assert_eq!(second.agent().view().places, first.agent().view().places);
-    let detail = ok(second.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 5_000 }).await);
+    let detail = ok(second.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 5_000, tree: false }).await);
     assert!(detail.contains("ended on TERM"), "{detail}");
     assert_eq!(exits.recv().await, Some(Exited { root: root.clone(), code: None, signal: None }));
     assert!(living(&second).is_empty());
@@ -115,7 +115,7 @@ async fn a_process_of_somebody_else_is_measured_and_never_started_or_stopped() {
         .collect();
     let end = why(actor.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 100 }).await);
     let limit = why(actor.carry_out(Effect::Examine { slot: whole_cpu(), amount: 0.5 }).await);
-    let kill = ok(actor.carry_out(Effect::Kill { process: root.clone(), grace_ms: 5_000 }).await);
+    let kill = ok(actor.carry_out(Effect::Kill { process: root.clone(), grace_ms: 5_000, tree: false }).await);
     other.wait().unwrap();
     assert_eq!((started, sample.root), (Started::Watching, Some(root)));
     for name in ["launch", "activate", "restart", "throttle.cpu.duty-cycle", "throttle.cpu.cgroup1"] {

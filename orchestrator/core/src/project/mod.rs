@@ -5,6 +5,7 @@ mod clones;
 mod drain;
 mod facts;
 mod fencing;
+mod identify;
 mod issue;
 mod lease;
 mod ledger;

@@ -89,7 +89,7 @@ fn next(agent: &v1::Agent, now: i64) -> String {
     let mut next = text::clean(&agent.next);
     for lease in &agent.leases {
         let left = text::ago(lease.until_unix_ms, now);
-        next.push_str(&format!(" [held at {}, {left} left]", text::cores(lease.cpu_cores)));
+        next.push_str(&format!(" [held at {}, {left} left]", super::agents::held(lease)));
     }
     next.trim_start().to_owned()
 }

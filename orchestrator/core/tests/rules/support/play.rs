@@ -335,7 +335,7 @@ impl World {
 
     pub fn kill(&mut self, agent: &str, pid: i32) -> Result<v1::Command, Refusal> {
         let process = Some(v1::ProcessIdentity { pid, ..Default::default() });
-        self.issue(agent, command_spec::Kind::Kill(v1::Kill { process, grace_ms: 0 }))
+        self.issue(agent, command_spec::Kind::Kill(v1::Kill { process, ..Default::default() }))
     }
 
     pub fn update(&mut self, agent: &str, id: &str, state: CommandState, detail: &str) {
