@@ -81,7 +81,9 @@ impl Core {
             (Some((hold, _)), _) if look => self.undertake(key, Purpose::Verify(key), Effect::Verify(hold)),
             (Some((hold, _)), None) => self.undertake(key, Purpose::Release(key), Effect::Release(hold)),
             (Some((hold, true)), Some(want)) if want.is_met_by(hold.amount, &hold.slot.via, &hold.rung) => {
-                if now >= verify_at {
+                // Somebody else wants what is held already: looked at for it too.
+                let waits = |l: &state::Lease| !l.told && SlotKey::of_lease(l) == key;
+                if now >= verify_at || self.live_leases().any(waits) {
                     self.undertake(key, Purpose::Verify(key), Effect::Verify(hold));
                 }
             }

@@ -200,7 +200,7 @@ fn the_newer_throttle_takes_the_place_of_the_older_and_unthrottle_ends_it() {
     let first = world.issue(throttle(0.2, 60_000, 60_000), 10_000);
     world.run(1_000);
     let second = world.issue(throttle(0.3, 60_000, 60_000), 10_000);
-    world.run(5_000);
+    world.run(7_500);
     assert_eq!(world.result(&first), Some(S::Superseded));
     assert_eq!(world.result(&second), Some(S::Succeeded));
     assert_eq!(world.value, "6000 20000");

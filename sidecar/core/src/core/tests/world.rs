@@ -218,7 +218,7 @@ impl World {
         let cpu = limit.map_or(self.cpu, |l| l.min(self.cpu));
         let usage = |(pid, ticks): &(i32, u64)| v1::ProcessUsage {
             identity: Some(process(*pid, *ticks)),
-            cpu_cores: Some(cpu / self.processes.len() as f64),
+            cpu_cores: Some(self.own_limit((*pid, *ticks)).min(cpu / self.processes.len() as f64)),
             ..Default::default()
         };
         Sample {
@@ -228,6 +228,12 @@ impl World {
             agent: v1::Usage { cpu_cores: Some(cpu), ..Default::default() },
             ..Default::default()
         }
+    }
+
+    fn own_limit(&self, process: (i32, u64)) -> f64 {
+        let key = SlotKey { resource: v1::Resource::Cpu as i32, target: Some(process) };
+        let value = self.others.get(&(key, "cgroup2".into()));
+        value.and_then(|value| value.parse().ok()).unwrap_or(f64::INFINITY)
     }
 
     fn carry_out(&mut self, action: Action) {
