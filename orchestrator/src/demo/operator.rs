@@ -77,6 +77,7 @@ pub fn answer(finding: &v1::Finding, habits: Habits) -> Answer {
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
+        | FindingKind::LeaseOrphaned
         | FindingKind::JournalRestored => Answer::Nothing,
     }
 }

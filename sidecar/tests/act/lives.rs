@@ -73,7 +73,7 @@ async fn the_next_life_adopts_the_agent_and_launches_only_where_none_is_alive() 
     let _swept = Swept(&second);
     assert_eq!(second.start().await.unwrap(), Started::Adopted(root.clone()));
     assert_eq!(second.agent().view().places, first.agent().view().places);
-    let detail = ok(second.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 5_000, tree: false }).await);
+    let detail = ok(second.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 5_000 }).await);
     assert!(detail.contains("ended on TERM"), "{detail}");
     assert_eq!(exits.recv().await, Some(Exited { root: root.clone(), code: None, signal: None }));
     assert!(living(&second).is_empty());

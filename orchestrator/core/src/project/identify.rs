@@ -16,7 +16,7 @@ impl Project {
     pub(super) fn identified(&self, agent: &str, asked: &v1::ProcessIdentity) -> Result<v1::ProcessIdentity, Refusal> {
         let by_name = asked.pid == 0 && !asked.name.is_empty();
         if !by_name && asked.pid <= 1 {
-            let message = "name a process by its pid, which is above 1, or by its name".into();
+            let message = "name a process by its pid, which is above 1, or by its name".to_owned();
             return Err(refuse(RefusalKind::InvalidArgument, "PROCESS_MISSING", message));
         }
         if !by_name && asked.start_ticks > 0 {

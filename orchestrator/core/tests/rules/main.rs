@@ -19,3 +19,4 @@ mod scenarios;
 mod sessions;
 mod statuses;
 mod support;
+mod throttles;

@@ -23,6 +23,7 @@ impl World {
 
     pub fn hello_of(&mut self, agent: &str) -> v1::Hello {
         let lacks = self.sidecar(agent).lacks.clone();
+        let also: Vec<String> = self.sidecar(agent).also.iter().cloned().collect();
         let sidecar = self.sidecar(agent);
         v1::Hello {
             project: String::new(),
@@ -40,6 +41,7 @@ impl World {
             version: "0.1.0".into(),
             capabilities: CAPABILITIES
                 .into_iter()
+                .chain(also.iter().map(String::as_str))
                 .map(|name| v1::Capability {
                     name: name.into(),
                     available: !lacks.contains(name),
