@@ -75,8 +75,12 @@ fn one(agent: &v1::Agent, now: i64, style: Style) -> String {
     out
 }
 
-/// `cpu 0.50 cores`, `memory 1.0 GiB of next-server (pid 812)`.
+/// `0.5c`, `memory 1.0 GiB`, `cpu 0.50 cores of next-server (pid 812)`.
 pub(super) fn held(lease: &v1::ActiveLease) -> String {
+    // Older orchestrators tell of no other resource.
+    if lease.resource <= v1::Resource::Cpu as i32 && lease.process.is_none() {
+        return text::cores(lease.cpu_cores);
+    }
     text::clean(&throttle::of_whom(&v1::Throttle {
         cpu_cores: lease.cpu_cores,
         resource: lease.resource,

@@ -109,6 +109,15 @@ fn agents() -> Vec<v1::Agent> {
         amount: 0.5,
         ..Default::default()
     }];
+    frontend.leases.push(v1::ActiveLease {
+        command: "c5-0a1b2c".into(),
+        until_unix_ms: NOW + 4 * MINUTE,
+        detail: "memory.max max 1073741824".into(),
+        resource: v1::Resource::Memory as i32,
+        amount: 1_073_741_824.0,
+        process: Some(process(4_242, "next-server")),
+        ..Default::default()
+    });
     frontend.deliverables = vec![v1::Deliverable {
         name: "talent-list".into(),
         status: DeliverableStatus::Unknown as i32,
