@@ -4,6 +4,7 @@
 //! wire ([`v1`]).
 
 pub mod join;
+pub mod throttle;
 
 /// The wire.
 #[allow(clippy::all, clippy::unwrap_used)]

@@ -27,7 +27,7 @@ pub fn plan() -> String {
 }
 
 pub fn kill(process: ProcessIdentity) -> Kind {
-    Kind::Kill(v1::Kill { process: Some(process), grace_ms: 500 })
+    Kind::Kill(v1::Kill { process: Some(process), grace_ms: 500, tree: false })
 }
 
 impl Honest {

@@ -129,7 +129,7 @@ impl Linked {
         }
         let throttle = Kind::Throttle(v1::Throttle { cpu_cores: 0.3, for_ms, ttl_ms, ..Default::default() });
         let held = client::issue(&mut self.client.clone(), "writer", throttle).await.expect("it is taken");
-        let within = Duration::from_secs(6);
+        let within = Duration::from_secs(15);
         let held = client::until_state(&self.client, &held.id, within, &[CommandState::Succeeded]).await;
         assert_eq!(cgroup::cpu_limit(pid), Ok(Some(0.3)));
         Some((held, pid))

@@ -16,7 +16,7 @@ const HOUR: i64 = 3_600;
 /// Longer than a certificate counts.
 const LONG: i64 = 25 * HOUR;
 const SOON: Duration = Duration::from_secs(3);
-const LEASE: Duration = Duration::from_secs(8);
+const LEASE: Duration = Duration::from_secs(16);
 const BUSY: &str = "while :; do :; done";
 
 /// Jumps to and fro while a lease runs: it ends when it was to end.

@@ -147,3 +147,54 @@ async fn a_directive_lies_in_the_inbox_and_a_queued_one_can_be_cancelled() {
     let ended = client::until_state(&client, &id, SOON, &[CommandState::Cancelled]).await;
     assert_eq!(ended.agent, "docs");
 }
+
+/// By the worst of what it did; what a sidecar cannot hold here is rejected, and the rest holds.
+fn exit_of(commands: &[serde_json::Value]) -> i32 {
+    let worst = ["UNKNOWN", "FAILED", "REJECTED", "SUCCEEDED"];
+    let is = |state: &str| commands.iter().any(|c| c["state"] == format!("COMMAND_STATE_{state}"));
+    match worst.into_iter().find(|state| is(state)) {
+        Some("SUCCEEDED") => 0,
+        Some("FAILED") => 1,
+        Some("REJECTED") => 3,
+        _ => 5,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_resources_are_held_by_one_command_line_and_a_process_by_its_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = Server::start(dir.path(), &plans::writer());
+    let _sidecar = binaries::sidecar(dir.path(), &server.url, "writer", &["--", "sh", "-c", WITH_RUNAWAY]);
+    let client = client::connect(&server.url).await;
+    client::until(&client, "the agent is read", SOON * 2, |s| {
+        let readout = client::agent(s, "writer").readout.as_ref();
+        readout.is_some_and(|r| r.top.iter().any(|p| p.identity.as_ref().is_some_and(|i| i.name == "sh")))
+    })
+    .await;
+
+    let args = ["throttle", "writer", "--cpu", "0.3", "--memory", "1GiB", "--for", "60s", "--output", "json"];
+    let held = pitwall(&server.url, &args).await;
+    let answer: serde_json::Value = serde_json::from_slice(&held.stdout).expect("one document");
+    let commands = answer["commands"].as_array().expect("a list");
+    assert_eq!(commands.len(), 2, "{}", told(&held));
+    assert_eq!(commands[0]["spec"]["throttle"]["cpu_cores"], 0.3);
+    assert_eq!(commands[1]["spec"]["throttle"]["resource"], "RESOURCE_MEMORY");
+    assert_eq!(commands[0]["state"], "COMMAND_STATE_SUCCEEDED", "{}", told(&held));
+    assert!(commands[0]["detail"].as_str().is_some_and(|d| d.starts_with("asked 0.30, measured ")), "{answer}");
+    assert_eq!(held.status.code(), Some(exit_of(commands)), "{}", told(&held));
+
+    let other = pitwall(&server.url, &["throttle", "writer", "--cpu", "0.3", "--for", "60s", "--via", "magic"]).await;
+    assert_eq!(other.status.code(), Some(3), "{}", told(&other));
+    assert!(told(&other).contains("throttle.cpu.magic") && told(&other).contains("throttle.cpu."), "{}", told(&other));
+    let long = pitwall(&server.url, &["throttle", "writer", "--cpu", "0.3", "--freeze", "--for", "5m"]).await;
+    assert_eq!(long.status.code(), Some(2), "nothing is issued where one is wrong: {}", told(&long));
+
+    let released = pitwall(&server.url, &["unthrottle", "writer", "--resource", "cpu"]).await;
+    assert!(released.status.success() && told(&released).contains("undone"), "{}", told(&released));
+    // Its root and the runaway have one name.
+    let several = pitwall(&server.url, &["kill", "writer", "sh"]).await;
+    assert_eq!(several.status.code(), Some(3), "{}", told(&several));
+    assert!(told(&several).contains("PROCESS_AMBIGUOUS"), "{}", told(&several));
+    let nobody = pitwall(&server.url, &["kill", "writer", "java", "--tree"]).await;
+    assert_eq!(nobody.status.code(), Some(64), "{}", told(&nobody));
+}

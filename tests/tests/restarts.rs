@@ -13,6 +13,8 @@ const SOON: Duration = Duration::from_secs(3);
 const FINISHED: &str = "export default function Page() { return null }\n";
 /// Four heartbeats of the plan.
 const LOST_AFTER: Duration = Duration::from_secs(2);
+/// A throttle's use is measured for 5 s before it is said to hold.
+const MEASURED: Duration = Duration::from_secs(15);
 
 fn write_page(dir: &Path) {
     let app = dir.join("writer/workspace/app");
@@ -146,7 +148,7 @@ async fn a_lease_is_adopted_by_the_next_life_and_undone_when_nobody_renews_it() 
     assert_eq!(before, None, "the agent begins without a limit");
     let held = client::issue(&mut client, "writer", throttle(60_000, 3_000)).await.expect("issued");
     let ends = [CommandState::Succeeded, CommandState::Failed, CommandState::Rejected];
-    let held = client::until_state(&client, &held.id, Duration::from_secs(5), &ends).await;
+    let held = client::until_state(&client, &held.id, MEASURED, &ends).await;
     assert_eq!(held.state(), CommandState::Succeeded, "{held:#?}");
     assert_eq!(allowed(test, pid), Some(Some(0.3)));
 
@@ -197,13 +199,13 @@ async fn a_lease_that_ended_while_the_sidecar_was_dead_is_undone_at_its_start() 
         return;
     }
     let issued_at = std::time::Instant::now();
-    let held = client::issue(&mut client, "writer", throttle(6_000, 60_000)).await.expect("issued");
-    client::until_state(&client, &held.id, Duration::from_secs(5), &[CommandState::Succeeded]).await;
+    let held = client::issue(&mut client, "writer", throttle(14_000, 60_000)).await.expect("issued");
+    client::until_state(&client, &held.id, MEASURED, &[CommandState::Succeeded]).await;
     let _left = sidecar.kill();
     client::until(&client, "the agent is lost", LOST_AFTER, |s| client::status(s, "writer") == AgentStatus::Lost).await;
     // Past its end, which counts whether anybody is there or not.
-    wait::until("the end has passed", Duration::from_secs(8), || async {
-        (issued_at.elapsed() > Duration::from_secs(8)).then_some(())
+    wait::until("the end has passed", Duration::from_secs(20), || async {
+        (issued_at.elapsed() > Duration::from_secs(16)).then_some(())
     })
     .await;
     assert_eq!(allowed(test, pid), Some(Some(0.3)), "nobody was there to undo it");

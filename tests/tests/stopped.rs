@@ -53,7 +53,7 @@ async fn a_sidecar_that_is_stopped_is_late_lost_and_back_and_meets_the_end_of_it
     linked.work(0).await;
     linked.has_converged(0).await;
     let began = Instant::now();
-    let for_ms = 8_000;
+    let for_ms = 16_000;
     let Some((held, pid)) = linked.limited(test, for_ms, 60_000).await else { return };
 
     linked.sidecar.signal(Signal::STOP);

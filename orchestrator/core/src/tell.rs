@@ -105,7 +105,7 @@ fn words(body: &Body) -> (&'static str, String, String) {
             ("process_gone", e.agent.clone(), format!("{who} is gone"))
         }
         Body::EffectMeasured(e) => {
-            let text = format!("{}: asked {:.2}, measured {:.2} over {} ms", e.command, e.asked, e.measured, e.over_ms);
+            let text = format!("{}: {}", e.command, text::effect(e));
             ("effect_measured", e.agent.clone(), text)
         }
         Body::FactsDropped(e) => ("facts_dropped", e.agent.clone(), format!("{} facts dropped: spool full", e.count)),

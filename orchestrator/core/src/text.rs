@@ -1,5 +1,5 @@
 //! Numbers and moments as people read them.
-use pitwall_proto::{journal, v1};
+use pitwall_proto::{journal, throttle, v1};
 
 use crate::{io::Millis, state::Exit};
 
@@ -24,12 +24,24 @@ pub fn percent(share: f64) -> String {
     format!("{:.0} %", (share * 100.0).floor())
 }
 
-/// Cores or bytes or processes, by the resource's number in the journal.
+/// With the unit of the resource, by its number in the journal.
 pub fn amount(resource: i32, value: f64) -> String {
-    match resource {
-        1 => format!("{value:.2} cores"),
-        2 => bytes(value),
-        _ => format!("{value:.0} processes"),
+    throttle::shown(v1::Resource::try_from(resource).unwrap_or_default(), value)
+}
+
+/// What a limit was seen to do: `asked 0.50, measured 0.49 over 5000 ms`, or that it was read back.
+pub fn effect(effect: &journal::EffectMeasured) -> String {
+    let resource = match v1::Resource::try_from(effect.resource) {
+        Ok(v1::Resource::Unspecified) | Err(_) => v1::Resource::Cpu,
+        Ok(resource) => resource,
+    };
+    let asked = throttle::brief(resource, effect.asked);
+    // Older journals do not tell a measured 0 from none, but over which time.
+    match effect.measured.or((effect.over_ms > 0).then_some(0.0)) {
+        Some(measured) => {
+            format!("asked {asked}, measured {} over {} ms", throttle::brief(resource, measured), effect.over_ms)
+        }
+        None => format!("asked {asked}, read back"),
     }
 }
 

@@ -1,5 +1,9 @@
 //! Amounts as an operator types them: durations (`90s`, `10m`, `1h30m`), CPU (`0.5`, `50%`), targets (`agent/deliverable`).
 //! Pure; a mistake is a sentence that says what would be right.
+use pitwall_proto::{
+    throttle,
+    v1::{self, Resource},
+};
 
 /// A duration in milliseconds, from 1 ms to what fits the wire (about 49 days).
 pub fn duration_ms(text: &str) -> Result<u32, String> {
@@ -69,6 +73,90 @@ pub fn host(text: &str) -> Result<String, String> {
         return Ok(bare.to_owned());
     }
     Err("write a host name or an address, without a port, for example pitwall.example".into())
+}
+
+/// An amount of memory, `512MiB`, `1GiB`, `800MB` or plain bytes.
+pub fn bytes(text: &str) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is no amount of memory: write it as 512MiB, 1GiB, 800MB or plain bytes");
+    let value = size(text).ok_or_else(wrong)?;
+    throttle::amount_of(Resource::Memory, value).map(|()| value)
+}
+
+/// Bytes per second, `20MB/s`.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let wrong = || format!("{text:?} is no rate: write it as 20MB/s, 512KiB/s or plain bytes per second");
+    let value = size(text.trim().trim_end_matches("/s")).ok_or_else(wrong)?;
+    throttle::amount_of(Resource::Io, value).map(|()| value)
+}
+
+fn size(text: &str) -> Option<f64> {
+    const KIB: f64 = 1024.0;
+    let (number, unit) = with_unit(text)?;
+    let factor = match unit {
+        "" | "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        "KiB" => KIB,
+        "MiB" => KIB * KIB,
+        "GiB" => KIB * KIB * KIB,
+        "TiB" => KIB * KIB * KIB * KIB,
+        _ => return None,
+    };
+    Some((number * factor).floor())
+}
+
+fn with_unit(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    Some((text[..digits].parse().ok()?, text[digits..].trim()))
+}
+
+/// Processes and threads.
+pub fn pids(text: &str) -> Result<f64, String> {
+    whole(Resource::Pids, text)
+}
+
+/// Share of the CPU against others.
+pub fn weight(text: &str) -> Result<f64, String> {
+    whole(Resource::CpuWeight, text)
+}
+
+fn whole(resource: Resource, text: &str) -> Result<f64, String> {
+    let value: f64 = text.trim().parse::<u32>().map_err(|_| format!("{text:?} is no whole number"))?.into();
+    throttle::amount_of(resource, value).map(|()| value)
+}
+
+/// `200W` or `200`.
+pub fn watts(text: &str) -> Result<f64, String> {
+    of_unit(Resource::GpuPower, text, &["", "W"], "power: write it as 200W")
+}
+
+/// `900MHz`, `1.2GHz` or `900`.
+pub fn megahertz(text: &str) -> Result<f64, String> {
+    match text.trim().strip_suffix("GHz") {
+        Some(number) => of_unit(Resource::GpuClock, number, &[""], "clock: write it as 900MHz").map(|ghz| ghz * 1e3),
+        None => of_unit(Resource::GpuClock, text, &["", "MHz"], "clock: write it as 900MHz"),
+    }
+}
+
+fn of_unit(resource: Resource, text: &str, units: &[&str], of_what: &str) -> Result<f64, String> {
+    let value = with_unit(text).filter(|(_, unit)| units.contains(unit)).map(|(number, _)| number);
+    let value = value.ok_or_else(|| format!("{text:?} is no {of_what}"))?;
+    throttle::amount_of(resource, value).map(|()| value)
+}
+
+/// A process by its pid, or by its name where it is no number.
+pub fn process(text: &str) -> Result<v1::ProcessIdentity, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("name a process by its pid or its name".into());
+    }
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(v1::ProcessIdentity { pid: pid(text)?, ..Default::default() });
+    }
+    Ok(v1::ProcessIdentity { name: text.into(), ..Default::default() })
 }
 
 /// A process id.
@@ -145,6 +233,44 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(cores(text).ok(), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn amounts_with_their_units() {
+        type Parse = fn(&str) -> Result<f64, String>;
+        let table: [(Parse, &str, Option<f64>); 24] = [
+            (bytes, "1GiB", Some(1_073_741_824.0)),
+            (bytes, "800MB", Some(8e8)),
+            (bytes, "1.5 KiB", Some(1_536.0)),
+            (bytes, "4096", Some(4_096.0)),
+            (bytes, "0", None),
+            (bytes, "1G", None),
+            (bytes, "-1GiB", None),
+            (bytes, "20MB/s", None),
+            (rate, "20MB/s", Some(2e7)),
+            (rate, "512KiB/s", Some(524_288.0)),
+            (rate, "100", Some(100.0)),
+            (rate, "fast", None),
+            (pids, "200", Some(200.0)),
+            (pids, "0", None),
+            (pids, "1.5", None),
+            (weight, "10", Some(10.0)),
+            (weight, "10001", None),
+            (watts, "200W", Some(200.0)),
+            (watts, "0W", None),
+            (watts, "200MHz", None),
+            (megahertz, "900MHz", Some(900.0)),
+            (megahertz, "1.2GHz", Some(1_200.0)),
+            (megahertz, "900", Some(900.0)),
+            (megahertz, "", None),
+        ];
+        for (parse, text, expected) in table {
+            assert_eq!(parse(text).ok(), expected, "{text:?}: {:?}", parse(text));
+        }
+        let named = |text| process(text).map(|p| (p.pid, p.name)).ok();
+        assert_eq!(named("4242"), Some((4242, String::new())));
+        assert_eq!(named("next-server"), Some((0, "next-server".into())));
+        assert_eq!((named(""), named("0")), (None, None));
     }
 
     #[test]

@@ -8,9 +8,11 @@ use super::amount;
 
 mod files;
 mod identity;
+mod throttle;
 
 pub use files::*;
 pub use identity::*;
+pub use throttle::*;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -121,14 +123,20 @@ pub enum Command {
         pitwall tell backend --about talents-api --priority urgent --file note.md\n\n\
         With --about, its effect is watched for: that deliverable verified.")]
     Tell(Tell),
-    /// Hold an agent below a use of the CPU, for a while
-    #[command(after_help = "Example:\n  pitwall throttle ai-ml --cpu 0.5 --for 10m\n\n\
-        It ends by itself: after --for, or earlier when the orchestrator is gone for longer than --ttl.")]
+    /// Hold an agent, or one process of it, below a use of CPU, memory, processes, I/O or GPU, for a while
+    #[command(after_help = "Examples:\n  pitwall throttle ai-ml --cpu 0.5 --for 10m\n  \
+        pitwall throttle backend --memory 1GiB --pids 200 --io 20MB/s --for 1h\n  \
+        pitwall throttle frontend --cpu 25% --process next-server --for 5m\n  \
+        pitwall throttle backend --freeze --for 20s\n\n\
+        One command in the ledger for each resource; the exit code is that of the worst. Each ends by itself: after --for, \
+        or earlier when the orchestrator is gone for longer than --ttl. Held below the CPU and I/O is what is measured to \
+        be; other limits are read back.")]
     Throttle(Throttle),
     /// End an agent's throttles now
-    Unthrottle(OnAgent),
-    /// End one process of an agent: TERM, a grace, KILL
-    #[command(after_help = "Example:\n  pitwall kill frontend --pid 4242\n\n\
+    #[command(after_help = "Examples:\n  pitwall unthrottle ai-ml\n  pitwall unthrottle ai-ml --resource memory")]
+    Unthrottle(Unthrottle),
+    /// End one process of an agent, or it and its descendants: TERM, a grace, KILL
+    #[command(after_help = "Examples:\n  pitwall kill frontend 4242\n  pitwall kill frontend next-server --tree\n\n\
         The process is taken from the latest reading with its start time, so that a later one of the same pid is never hit.")]
     Kill(Kill),
     /// End an agent's root process and start it again
@@ -327,40 +335,6 @@ pub enum Priority {
 }
 
 #[derive(Debug, Args)]
-pub struct Throttle {
-    #[arg(value_name = "AGENT")]
-    pub agent: String,
-    /// Cores, as 0.5, or a share of one core, as 50%
-    #[arg(long, value_name = "CORES", value_parser = amount::cores)]
-    pub cpu: f64,
-    /// How long in all
-    #[arg(long = "for", value_name = "DURATION", value_parser = amount::duration_ms)]
-    pub for_ms: u32,
-    /// Undone when the orchestrator did not renew it for so long [default: 60s]
-    #[arg(long, value_name = "DURATION", value_parser = amount::duration_ms)]
-    pub ttl: Option<u32>,
-    #[command(flatten)]
-    pub issue: Issue,
-}
-
-#[derive(Debug, Args)]
-pub struct Kill {
-    #[arg(value_name = "AGENT")]
-    pub agent: String,
-    /// The process, as `pitwall hosts` shows it
-    #[arg(long, value_name = "N", value_parser = amount::pid)]
-    pub pid: i32,
-    /// Its start time in clock ticks since boot (field 22 of /proc/N/stat), where the latest reading does not show it
-    #[arg(long, value_name = "TICKS", default_value_t = 0, hide_default_value = true)]
-    pub start_ticks: u64,
-    /// Between TERM and KILL [default: 2s]
-    #[arg(long, value_name = "DURATION", value_parser = amount::duration_ms)]
-    pub grace: Option<u32>,
-    #[command(flatten)]
-    pub issue: Issue,
-}
-
-#[derive(Debug, Args)]
 pub struct Restart {
     #[arg(value_name = "AGENT")]
     pub agent: String,
@@ -420,7 +394,7 @@ mod tests {
         let cli = parse("pitwall throttle ai-ml --cpu 0.5 --for 10m --output json").expect("throttle");
         assert_eq!(cli.look.output, Output::Json);
         let Command::Throttle(throttle) = cli.command else { panic!("not a throttle") };
-        assert_eq!((throttle.agent.as_str(), throttle.cpu, throttle.for_ms), ("ai-ml", 0.5, 600_000));
+        assert_eq!((throttle.agent.as_str(), throttle.cpu, throttle.for_ms), ("ai-ml", Some(0.5), 600_000));
 
         let cli = parse("pitwall tell backend hurry --about talents-api --priority urgent --no-wait").expect("tell");
         let Command::Tell(tell) = cli.command else { panic!("not a tell") };

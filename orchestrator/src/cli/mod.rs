@@ -21,6 +21,7 @@ mod plan;
 mod read;
 pub mod render;
 pub mod screen;
+mod wait;
 mod watch;
 
 use std::{
@@ -51,7 +52,8 @@ Output for scripts:
   status GetSituationResponse, blockers ListBlockersResponse, agents ListAgentsResponse, hosts
   ListHostsResponse, findings ListFindingsResponse, commands ListCommandsResponse, events
   ListEventsResponse, why ExplainResponse, plan check CheckPlanResponse, plan apply ApplyPlanResponse,
-  cancel CancelCommandResponse, adopt AdoptSidecarResponse; all other commands IssueCommandResponse with the command as it ended.
+  cancel CancelCommandResponse, adopt AdoptSidecarResponse, throttle of several resources
+  ListCommandsResponse; all other commands IssueCommandResponse with the command as it ended.
   watch prints one WatchResponse a line, events --follow one Event a line.
   An error is one line on standard error: {\"error\": {\"reason\", \"message\", \"hint\", \"exit\"}}.
   Times of day are UTC; a ? behind a percentage: part of the evidence is unknown.";
@@ -113,7 +115,8 @@ fn run(out: Out, command: Command) -> Result<()> {
         Command::Tell(asked) => client_runtime()?.block_on(mutate::tell(out, &asked)),
         Command::Throttle(asked) => client_runtime()?.block_on(mutate::throttle(out, &asked)),
         Command::Unthrottle(asked) => {
-            let kind = Kind::Unthrottle(v1::Unthrottle::default());
+            let resource = asked.resource.map_or(0, |held| held.resource() as i32);
+            let kind = Kind::Unthrottle(v1::Unthrottle { resource });
             client_runtime()?.block_on(mutate::issue(out, &asked.issue, &asked.agent, kind))
         }
         Command::Kill(asked) => client_runtime()?.block_on(mutate::kill(out, &asked)),

@@ -1,33 +1,33 @@
 //! Commands that change something: issued once, followed to their end, told by outcome.
 //!
 //! A request that may or may not have arrived is repeated under the same idempotency key, so it is never issued twice.
-//! The wait is bounded by the command's own expiry and a grace; past that its outcome is unknown.
+//! How the end is waited for is in `wait`.
 use std::{
     env,
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    task::Poll,
     time::Duration,
 };
 
-use pitwall_proto::v1::{self, CommandState, command_spec::Kind, watch_response::Body};
-use tokio::time::{Instant, sleep, sleep_until};
+use pitwall_proto::{
+    throttle,
+    v1::{self, CommandState, command_spec::Kind},
+};
+use tokio::time::sleep;
 
 use super::{
     args::{self, Connect, Issue},
     client::{Client, within},
     exit::{CliError, Exit, Result},
-    follow::{self, Heard, Terms},
     input,
     out::{Out, now},
     read, render,
+    wait::{Ended, interrupted, wait},
 };
 
 /// Tries to issue, while the orchestrator does not answer.
 const TRIES: u32 = 4;
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(300);
-/// The orchestrator itself ends a command at its expiry and a grace of the plan (60 s unless it says otherwise).
-const GRACE: Duration = Duration::from_secs(120);
-/// Where no stream can be had, the ledger is asked so often.
-const POLL_EVERY: Duration = Duration::from_millis(500);
 /// As the orchestrator takes it.
 const DIRECTIVE_MAX: usize = 64 * 1024;
 const ORIGIN_MAX: usize = 128;
@@ -46,21 +46,19 @@ pub async fn tell(out: Out, asked: &args::Tell) -> Result<()> {
     issue(out, &asked.issue, &asked.agent, Kind::Directive(directive)).await
 }
 
+/// One command for each resource, sent together and waited for together.
 pub async fn throttle(out: Out, asked: &args::Throttle) -> Result<()> {
-    let throttle = v1::Throttle {
-        cpu_cores: asked.cpu,
-        for_ms: asked.for_ms,
-        ttl_ms: asked.ttl.unwrap_or_default(),
-        ..Default::default()
-    };
-    issue(out, &asked.issue, &asked.agent, Kind::Throttle(throttle)).await
+    let mut kinds = Vec::new();
+    // Nothing is issued while one of them is wrong.
+    for throttle in asked.throttles() {
+        throttle::checked(&throttle).map_err(|why| CliError::new(Exit::Usage, why))?;
+        kinds.push(Kind::Throttle(throttle));
+    }
+    issue_all(out, &asked.issue, &asked.agent, kinds).await
 }
 
 pub async fn kill(out: Out, asked: &args::Kill) -> Result<()> {
-    // Without a start time the orchestrator fills it in from the latest reading, or refuses.
-    let process = v1::ProcessIdentity { pid: asked.pid, start_ticks: asked.start_ticks, name: String::new() };
-    let kill = v1::Kill { process: Some(process), grace_ms: asked.grace.unwrap_or_default() };
-    issue(out, &asked.issue, &asked.agent, Kind::Kill(kill)).await
+    issue(out, &asked.issue, &asked.agent, Kind::Kill(asked.kill())).await
 }
 
 pub async fn restart(out: Out, asked: &args::Restart) -> Result<()> {
@@ -70,46 +68,114 @@ pub async fn restart(out: Out, asked: &args::Restart) -> Result<()> {
 
 /// Issue, wait for the end, exit by outcome.
 pub async fn issue(out: Out, issue: &Issue, agent: &str, kind: Kind) -> Result<()> {
+    issue_all(out, issue, agent, vec![kind]).await
+}
+
+/// The same for several; the exit is that of the worst.
+async fn issue_all(out: Out, issue: &Issue, agent: &str, kinds: Vec<Kind>) -> Result<()> {
     let client = Client::connect(&issue.connect).await?;
-    let request = v1::IssueCommandRequest {
-        project: client.project(),
-        agent: agent.into(),
-        spec: Some(v1::CommandSpec { kind: Some(kind) }),
-        start_within_ms: issue.start_within.unwrap_or_default(),
-        idempotency_key: key(),
-        origin: origin(),
-    };
-    let command = tokio::select! {
-        issued = issue_once(out, client, &issue.connect, request) => issued?,
-        error = interrupted("before the orchestrator answered: see `pitwall commands`") => return Err(error),
-    };
+    let several = kinds.len() > 1;
+    let mut issued = Vec::new();
+    for kind in kinds {
+        let request = v1::IssueCommandRequest {
+            project: client.project(),
+            agent: agent.into(),
+            spec: Some(v1::CommandSpec { kind: Some(kind) }),
+            start_within_ms: issue.start_within.unwrap_or_default(),
+            idempotency_key: key(),
+            origin: origin(),
+        };
+        let one = tokio::select! {
+            one = issue_once(out, client.clone(), &issue.connect, request) => one,
+            error = interrupted("before the orchestrator answered: see `pitwall commands`") => return Err(error),
+        };
+        match one {
+            Ok(command) => issued.push(command),
+            // What was issued before goes on.
+            Err(error) if issued.is_empty() => return Err(error),
+            Err(error) => return Err(error.hint(format!("{}: pitwall commands", go_on(&issued)))),
+        }
+    }
     if issue.no_wait {
-        out.show(&v1::IssueCommandResponse { command: Some(command.clone()) }, |_| format!("{}\n", command.id))?;
-        return match Exit::of_state(command.state()) {
-            Some(exit) if exit != Exit::Ok => {
-                let message = format!("{} {}: {}", command.id, read::state_word(command.state()), command.detail);
-                Err(CliError::new(exit, message))
-            }
-            _ => Ok(()),
+        show(out, several, &issued, &[], |_| issued.iter().map(|c| format!("{}\n", c.id)).collect())?;
+        let ended = |c: &&v1::Command| Exit::of_state(c.state()).is_some_and(|exit| exit != Exit::Ok);
+        let told = issued.iter().filter(ended);
+        let told: Vec<String> =
+            told.map(|c| format!("{} {}: {}", c.id, read::state_word(c.state()), c.detail)).collect();
+        return match worst(&issued) {
+            _ if told.is_empty() => Ok(()),
+            exit => Err(CliError::new(exit, told.join("\n"))),
         };
     }
-    let id = command.id.clone();
-    let goes_on = format!("{id} goes on: pitwall commands {id}, pitwall cancel {id}");
-    let ended = tokio::select! {
-        ended = wait(out, &issue.connect, command) => ended?,
+    let goes_on = match issued.as_slice() {
+        [one] => format!("{id} goes on: pitwall commands {id}, pitwall cancel {id}", id = one.id),
+        several => format!("{}: pitwall commands", go_on(several)),
+    };
+    let waits = issued.into_iter().map(|command| wait(out, &issue.connect, command));
+    let ended: Vec<Ended> = tokio::select! {
+        ended = together(waits) => ended?,
         error = interrupted(&goes_on) => return Err(error),
     };
-    let command = &ended.command;
-    out.show(&v1::IssueCommandResponse { command: Some(command.clone()) }, |style| {
-        let promise = ended.intervention.as_ref().filter(|_| command.state() == CommandState::Succeeded);
-        let promise = promise.map(|i| render::commands::promise(i, now(), style)).unwrap_or_default();
-        format!("{}{promise}", render::commands::end(command, style))
+    let commands: Vec<v1::Command> = ended.iter().map(|e| e.command.clone()).collect();
+    let interventions: Vec<v1::Intervention> = ended.iter().filter_map(|e| e.intervention.clone()).collect();
+    show(out, several, &commands, &interventions, |style| {
+        let told = ended.iter().map(|Ended { command, intervention }| {
+            let promise = intervention.as_ref().filter(|_| command.state() == CommandState::Succeeded);
+            let promise = promise.map(|i| render::commands::promise(i, now(), style)).unwrap_or_default();
+            format!("{}{promise}", render::commands::end(command, style))
+        });
+        told.collect()
     })?;
-    match Exit::of_state(command.state()) {
-        Some(Exit::Ok) => Ok(()),
-        Some(exit) => Err(CliError::silent(exit)),
-        None => Err(CliError::internal("the wait ended before the command did")),
+    match worst(&commands) {
+        Exit::Ok => Ok(()),
+        exit => Err(CliError::silent(exit)),
     }
+}
+
+/// One command is told as ever, several as a list of them.
+fn show(
+    out: Out,
+    several: bool,
+    commands: &[v1::Command],
+    interventions: &[v1::Intervention],
+    render: impl FnOnce(render::Style) -> String,
+) -> Result<()> {
+    if several {
+        let (commands, interventions) = (commands.to_vec(), interventions.to_vec());
+        return out.show(&v1::ListCommandsResponse { commands, interventions }, render);
+    }
+    out.show(&v1::IssueCommandResponse { command: commands.first().cloned() }, render)
+}
+
+fn go_on(issued: &[v1::Command]) -> String {
+    let ids: Vec<&str> = issued.iter().map(|c| c.id.as_str()).collect();
+    format!("{} {} on", ids.join(", "), if ids.len() == 1 { "goes" } else { "go" })
+}
+
+/// All of them at once; the first that cannot be waited for ends the others' wait.
+async fn together(waits: impl Iterator<Item = impl Future<Output = Result<Ended>>>) -> Result<Vec<Ended>> {
+    let mut waits: Vec<_> = waits.map(|wait| (Box::pin(wait), None)).collect();
+    std::future::poll_fn(|context| {
+        for (wait, ended) in &mut waits {
+            if ended.is_none()
+                && let Poll::Ready(result) = wait.as_mut().poll(context)
+            {
+                *ended = Some(result?);
+            }
+        }
+        if waits.iter().any(|(_, ended)| ended.is_none()) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(waits.iter_mut().filter_map(|(_, ended)| ended.take()).collect()))
+    })
+    .await
+}
+
+/// By how little is known of what it did: done, not tried, refused, failed, unknown.
+fn worst(commands: &[v1::Command]) -> Exit {
+    const ORDER: [Exit; 5] = [Exit::Unknown, Exit::Failed, Exit::Rejected, Exit::NotDone, Exit::Ok];
+    let exits: Vec<Exit> = commands.iter().filter_map(|c| Exit::of_state(c.state())).collect();
+    ORDER.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::Ok)
 }
 
 /// The same key each time: however often it arrives, it is issued once.
@@ -173,148 +239,6 @@ pub async fn cancel(out: Out, asked: &args::Cancel) -> Result<()> {
     }
 }
 
-struct Ended {
-    command: v1::Command,
-    intervention: Option<v1::Intervention>,
-}
-
-/// Until the command's end, with its receipts on standard error.
-async fn wait(out: Out, connect: &Connect, command: v1::Command) -> Result<Ended> {
-    let deadline = Instant::now() + bound(&command);
-    let mut watched = Watched { out, told: 0, last: command, intervention: None };
-    watched.receipts();
-    let terms = Terms {
-        connect: connect.clone(),
-        from: None,
-        give_up_after: deadline.duration_since(Instant::now()),
-        patient: true,
-    };
-    let mut heard = follow::follow(terms);
-    let mut client = None;
-    let mut streaming = true;
-    while !watched.ended() {
-        tokio::select! {
-            () = sleep_until(deadline) => return Err(watched.too_late()),
-            told = heard.recv(), if streaming => match told {
-                Some(Ok(Heard::Connected(connected))) => {
-                    watched.list(&connected).await?;
-                    client = Some(connected);
-                }
-                Some(Ok(Heard::Message(message))) => watched.hear(message.body),
-                Some(Ok(Heard::Lost(why))) => out.progress(&format!("{why}; trying again")),
-                // No stream to be had, for example because too many are open: ask instead.
-                Some(Err(_)) | None => streaming = false,
-            },
-            () = sleep(POLL_EVERY), if !streaming => {
-                if client.is_none() {
-                    client = Client::connect(connect).await.ok();
-                }
-                if let Some(client) = &client {
-                    watched.list(client).await?;
-                }
-            }
-        }
-    }
-    // The promise is told beside the outcome; without an answer the outcome alone is.
-    if watched.intervention.is_none()
-        && let Some(client) = &client
-    {
-        let _ = watched.list(client).await;
-    }
-    Ok(Ended { command: watched.last, intervention: watched.intervention })
-}
-
-struct Watched {
-    out: Out,
-    /// Receipts that were printed.
-    told: usize,
-    last: v1::Command,
-    intervention: Option<v1::Intervention>,
-}
-
-impl Watched {
-    fn ended(&self) -> bool {
-        Exit::of_state(self.last.state()).is_some()
-    }
-
-    fn take(&mut self, command: v1::Command) {
-        // A list and a stream may overtake each other; the ledger only moves forward.
-        if command.history.len() >= self.last.history.len() {
-            self.last = command;
-            self.receipts();
-        }
-    }
-
-    fn receipts(&mut self) {
-        for step in self.last.history.iter().skip(self.told) {
-            self.out.progress(&format!("{}  {}", self.last.id, render::commands::receipt(step)));
-        }
-        self.told = self.told.max(self.last.history.len());
-    }
-
-    fn hear(&mut self, body: Option<Body>) {
-        match body {
-            Some(Body::Change(change)) => {
-                let id = self.last.id.clone();
-                if let Some(intervention) = change.interventions.into_iter().find(|i| i.id == id) {
-                    self.intervention = Some(intervention);
-                }
-                if let Some(command) = change.commands.into_iter().find(|c| c.id == id) {
-                    self.take(command);
-                }
-            }
-            Some(Body::Snapshot(_) | Body::Readouts(_)) | None => {}
-        }
-    }
-
-    /// An orchestrator that does not answer now may later; any other refusal ends the wait.
-    async fn list(&mut self, client: &Client) -> Result<()> {
-        let id = self.last.id.clone();
-        let request =
-            v1::ListCommandsRequest { project: client.project(), id: id.clone(), limit: 1, ..Default::default() };
-        match within(client.api().list_commands(request)).await {
-            Ok(answer) => {
-                let Some(command) = answer.commands.into_iter().find(|c| c.id == id) else {
-                    return Err(CliError::new(Exit::Unknown, format!("the ledger no longer knows {id}"))
-                        .hint("the orchestrator may have been started with other data"));
-                };
-                self.intervention = answer.interventions.into_iter().find(|i| i.id == id).or(self.intervention.take());
-                self.take(command);
-                Ok(())
-            }
-            Err(error) if error.exit == Exit::Unreachable => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn too_late(&self) -> Box<CliError> {
-        let id = &self.last.id;
-        let message =
-            format!("{id} was {} when last heard of, and its time is over", read::state_word(self.last.state()));
-        CliError::new(Exit::Unknown, message).hint(format!("it may have taken effect: pitwall commands {id}"))
-    }
-}
-
-/// Time to its expiry, its own limit, and the grace in which a result may still come.
-fn bound(command: &v1::Command) -> Duration {
-    let to_expiry = command.expires_unix_ms.saturating_sub(command.issued_unix_ms);
-    let own = match command.spec.as_ref().and_then(|s| s.kind.as_ref()) {
-        Some(Kind::Kill(kill)) => kill.grace_ms,
-        Some(Kind::Restart(restart)) => restart.grace_ms,
-        Some(Kind::Directive(_) | Kind::Throttle(_) | Kind::Unthrottle(_) | Kind::Activate(_)) | None => 0,
-    };
-    Duration::from_millis(u64::try_from(to_expiry).unwrap_or(0)) + Duration::from_millis(own.into()) + GRACE
-}
-
-/// Completes on Ctrl-C.
-async fn interrupted(what_goes_on: &str) -> Box<CliError> {
-    // Without a handler the signal ends the process by itself.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    CliError::new(Exit::Interrupted, format!("interrupted; {what_goes_on}"))
-}
-
 /// Unlike any other, as its two hashers are seeded by the operating system.
 fn key() -> String {
     let part = || {
@@ -349,35 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_covers_expiry_grace_and_the_commands_own_limit() {
-        let command = |kind| v1::Command {
-            issued_unix_ms: 1_000,
-            expires_unix_ms: 31_000,
-            spec: Some(v1::CommandSpec { kind: Some(kind) }),
-            ..Default::default()
-        };
-        let kill = command(Kind::Kill(v1::Kill { process: None, grace_ms: 5_000 }));
-        assert_eq!(bound(&kill), Duration::from_secs(35) + GRACE);
-        assert_eq!(bound(&command(Kind::Activate(v1::Activate::default()))), Duration::from_secs(30) + GRACE);
-        assert_eq!(bound(&v1::Command::default()), GRACE);
-    }
-
-    #[test]
-    fn the_ledger_only_moves_forward_for_the_reader_too() {
-        let step = |state: CommandState| v1::CommandStep { state: state as i32, ..Default::default() };
-        let at = |states: &[CommandState]| v1::Command {
-            id: "c1".into(),
-            state: states.last().map_or(0, |s| *s as i32),
-            history: states.iter().map(|s| step(*s)).collect(),
-            ..Default::default()
-        };
-        let out = Out { json: true, style: render::Style::plain(), terminal: false, error_color: false };
-        let mut watched = Watched { out, told: 0, last: at(&[CommandState::Queued]), intervention: None };
-        let ended = [CommandState::Queued, CommandState::Sent, CommandState::Succeeded];
-        let change = |command| Some(Body::Change(v1::Change { commands: vec![command], ..Default::default() }));
-        watched.hear(change(at(&ended)));
-        assert!(watched.ended() && watched.told == 3);
-        watched.hear(change(at(&ended[..2])));
-        assert_eq!(watched.last.state(), CommandState::Succeeded);
+    fn of_several_the_worst_outcome_decides() {
+        use CommandState as S;
+        let table: [(&[CommandState], Exit); 6] = [
+            (&[S::Succeeded, S::Succeeded], Exit::Ok),
+            (&[S::Succeeded, S::Superseded], Exit::NotDone),
+            (&[S::Rejected, S::Expired, S::Succeeded], Exit::Rejected),
+            (&[S::Succeeded, S::Failed, S::Rejected], Exit::Failed),
+            (&[S::Failed, S::Unknown], Exit::Unknown),
+            (&[S::Sent], Exit::Ok),
+        ];
+        for (states, exit) in table {
+            let command = |s: &CommandState| v1::Command { state: *s as i32, ..Default::default() };
+            assert_eq!(worst(&states.iter().map(command).collect::<Vec<_>>()), exit, "{states:?}");
+        }
     }
 }

@@ -77,6 +77,7 @@ pub fn answer(finding: &v1::Finding, habits: Habits) -> Answer {
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
+        | FindingKind::LeaseOrphaned
         | FindingKind::JournalRestored
         | FindingKind::HostPressure => Answer::Nothing,
     }
@@ -170,7 +171,7 @@ async fn give(
             ttl_ms: habits.throttle_ttl_ms,
             ..Default::default()
         }),
-        Answer::Kill { process, .. } => Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS }),
+        Answer::Kill { process, .. } => Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS, tree: false }),
         Answer::Activate { .. } => Kind::Activate(v1::Activate { incarnation: 0 }),
         Answer::Nothing => return Ok(()),
     };

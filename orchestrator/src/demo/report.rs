@@ -183,6 +183,7 @@ fn knowable(night: &Night, told: Told, recording: &Recording, truth: &Truth, fou
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
+        | FindingKind::LeaseOrphaned
         | FindingKind::JournalRestored
         | FindingKind::HostPressure => None,
     }

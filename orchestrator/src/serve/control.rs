@@ -207,10 +207,20 @@ fn asked(request: &v1::IssueCommandRequest) -> String {
         Some(Kind::Directive(directive)) => format!("tell {agent}: {}", directive.text),
         Some(Kind::Throttle(throttle)) => {
             let length = pitwall_core::text::duration(throttle.for_ms.into());
-            format!("throttle {agent} to {} cores for {length}", throttle.cpu_cores)
+            format!("throttle {agent} to {} for {length}", pitwall_proto::throttle::of_whom(throttle))
         }
-        Some(Kind::Unthrottle(_)) => format!("unthrottle {agent}"),
-        Some(Kind::Kill(kill)) => format!("kill pid {} of {agent}", kill.process.as_ref().map_or(0, |p| p.pid)),
+        Some(Kind::Unthrottle(unthrottle)) if unthrottle.resource == 0 => format!("unthrottle {agent}"),
+        Some(Kind::Unthrottle(unthrottle)) => {
+            format!("unthrottle {agent}, {}", pitwall_proto::throttle::word(unthrottle.resource()))
+        }
+        Some(Kind::Kill(kill)) => {
+            let process = match &kill.process {
+                Some(process) if process.pid == 0 => process.name.clone(),
+                process => format!("pid {}", process.as_ref().map_or(0, |p| p.pid)),
+            };
+            let tree = if kill.tree { " and its descendants" } else { "" };
+            format!("kill {process}{tree} of {agent}")
+        }
         Some(Kind::Restart(_)) => format!("restart {agent}"),
         Some(Kind::Activate(_)) => format!("activate {agent}"),
         None => format!("nothing, of {agent}"),

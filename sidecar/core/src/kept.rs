@@ -10,11 +10,13 @@ use prost::Message as _;
 
 use crate::{
     frame::{self, Lost, Part},
+    slot::SlotKey,
     spool::Spool,
 };
 
-/// Files of a higher version are left alone.
-pub const VERSION: u32 = 2;
+/// Files of a higher version are left alone: a sidecar that knows no other resource than the CPU must not hold an agent
+/// at so many cores as another has bytes. Of 2 are files with one limit, of 3 those with one for each slot.
+pub const VERSION: u32 = 3;
 /// Records in one frame of a snapshot.
 const SNAPSHOT_RECORDS: usize = 1_000;
 
@@ -27,7 +29,8 @@ pub struct Kept {
     pub spool: Spool,
     pub commands: BTreeMap<String, state::Command>,
     pub leases: BTreeMap<String, state::Lease>,
-    pub limit: Option<state::Limit>,
+    /// Those that are, or are about to be, in effect.
+    pub limits: BTreeMap<SlotKey, state::Limit>,
 }
 
 /// The wire's state of a command, which the file keeps as its number.
@@ -205,8 +208,14 @@ impl Kept {
             Body::LeaseEnded(ended) => {
                 self.leases.remove(&ended.command);
             }
-            Body::Limit(limit) => self.limit = Some(limit.clone()),
-            Body::LimitGone(_) => self.limit = None,
+            Body::Limit(limit) => {
+                if let Some(hold) = &limit.hold {
+                    self.limits.insert(SlotKey::of_hold(hold), limit.clone());
+                }
+            }
+            Body::LimitGone(gone) => {
+                self.limits.remove(&SlotKey::of_gone(gone));
+            }
         }
     }
 
@@ -237,7 +246,7 @@ impl Kept {
         bodies.extend(self.plan.as_ref().map(|part| Body::Plan(state::Plan { part: part.encode_to_vec() })));
         bodies.extend(self.commands.values().cloned().map(Body::Command));
         bodies.extend(self.leases.values().cloned().map(Body::Lease));
-        bodies.extend(self.limit.clone().map(Body::Limit));
+        bodies.extend(self.limits.values().cloned().map(Body::Limit));
         bodies.into_iter().map(|body| state::Record { body: Some(body) }).collect()
     }
 
@@ -284,11 +293,30 @@ mod tests {
             Body::Command(state::Command { id: "c1".into(), cursor: 7, ..Default::default() }),
             Body::Lease(state::Lease { command: "c1".into(), cpu_cores: 0.5, ..Default::default() }),
             Body::Limit(state::Limit { hold: Some(state::Hold::default()), ..Default::default() }),
+            Body::Limit(state::Limit { hold: Some(memory_of(812)), ..Default::default() }),
+            Body::Limit(state::Limit { hold: Some(memory_of(813)), ..Default::default() }),
         ];
         for body in bodies {
             kept.apply(&state::Record { body: Some(body) });
         }
         kept
+    }
+
+    fn memory_of(pid: i32) -> state::Hold {
+        let process = Some(state::Process { pid, start_ticks: 7, name: "x".into() });
+        state::Hold { resource: v1::Resource::Memory as i32, process, ..Default::default() }
+    }
+
+    #[test]
+    fn a_limit_is_of_its_slot_and_an_older_files_one_is_the_cpus() {
+        let mut kept = example();
+        assert_eq!(kept.limits.len(), 3);
+        let gone = |gone| state::Record { body: Some(Body::LimitGone(gone)) };
+        let of = memory_of(813);
+        kept.apply(&gone(state::LimitGone { resource: of.resource, process: of.process, via: "any".into() }));
+        kept.apply(&gone(state::LimitGone::default()));
+        let left: Vec<_> = kept.limits.keys().map(|k| (k.resource, k.target)).collect();
+        assert_eq!(left, [(v1::Resource::Memory as i32, Some((812, 7)))]);
     }
 
     #[test]

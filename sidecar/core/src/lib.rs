@@ -19,6 +19,7 @@ pub mod pressure;
 pub mod quota;
 pub mod readings;
 pub mod renewal;
+pub mod slot;
 pub mod spool;
 pub mod store;
 pub mod window;

@@ -172,7 +172,7 @@ impl Actor {
             Effect::Hold(hold) => self.hold(hold).await,
             Effect::Verify(hold) => self.verify(hold).await,
             Effect::Release(hold) => self.release(hold).await,
-            Effect::Kill { process, grace_ms } => self.kill(process, grace_ms).await,
+            Effect::Kill { process, grace_ms, tree: _ } => self.kill(process, grace_ms).await,
             Effect::Launch if self.config.target == AgentTarget::Beside => self.await_agent().await,
             Effect::Launch => match self.launch().await {
                 Ok(root) => EffectOutcome::Launched { root },

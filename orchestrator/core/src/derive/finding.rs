@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use pitwall_proto::{
-    journal,
+    journal, throttle,
     v1::{self, AgentStatus, Cause, CommandState, DeliverableStatus, FindingKind, SidecarStatus},
 };
 
@@ -143,6 +143,10 @@ fn of_agent(
     if let Some(sidecar) = agent.sidecar.as_ref().filter(|s| s.status == SidecarStatus::Lost) {
         let message = format!("no sign of life from the sidecar on {}", sidecar.connected.hostname);
         add(FindingKind::SidecarLost, message, "check that host and its pitwall-sidecar".into(), sidecar.since);
+        if let Some(message) = orphaned(state, name) {
+            let next = format!("start pitwall-sidecar --agent {name} again: at its start it adopts or undoes it");
+            add(FindingKind::LeaseOrphaned, message, next, sidecar.since);
+        }
     }
     if let Some((at, why)) = &agent.workspace_absent {
         add(FindingKind::WorkspaceAbsent, why.clone(), "create the workspace, or mend --workspace".into(), *at);
@@ -217,6 +221,17 @@ fn of_agent(
             limit: Some(quota.limit),
         });
     }
+}
+
+/// Limits that nobody can undo while their sidecar does not run; one that runs and is cut off undoes them in time.
+fn orphaned(state: &State, agent: &str) -> Option<String> {
+    let held = state.leased_commands().filter(|c| c.issued.agent == agent);
+    let told: Vec<String> = held
+        .filter_map(|c| Some(format!("{} ({})", c.issued.id, throttle::of_whom(c.wanted_lease()?.0))))
+        .collect();
+    let (lease, is) = if told.len() == 1 { ("lease", "is") } else { ("leases", "are") };
+    let words = "its sidecar is lost, and where its process is gone the limit stays until one runs again";
+    (!told.is_empty()).then(|| format!("{lease} {} {is} orphaned: {words}", told.join(", ")))
 }
 
 fn of_deliverable(

@@ -94,7 +94,11 @@ impl Project {
             fact::Kind::Quota(quota) if quota.resource() == v1::Resource::Unspecified => return,
             // What is no number was not measured.
             fact::Kind::Quota(quota) if !(quota.limit.is_finite() && quota.used.is_finite()) => return,
-            fact::Kind::EffectMeasured(effect) if !(effect.asked.is_finite() && effect.measured.is_finite()) => return,
+            fact::Kind::EffectMeasured(effect)
+                if !(effect.asked.is_finite() && effect.measured.is_none_or(f64::is_finite)) =>
+            {
+                return;
+            }
             fact::Kind::Quota(quota) => Body::Quota(journal::Quota {
                 agent,
                 exceeded: quota.exceeded,
@@ -122,7 +126,8 @@ impl Project {
                 command: cut(effect.command),
                 resource: effect.resource,
                 asked: effect.asked,
-                measured: effect.measured,
+                // Older sidecars do not tell a measured 0 from none, but over which time.
+                measured: effect.measured.or((effect.over_ms > 0).then_some(0.0)),
                 over_ms: effect.over_ms,
                 held: effect.held,
                 observed_ms: observed,

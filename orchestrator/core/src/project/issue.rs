@@ -1,7 +1,7 @@
 //! Commands of operators: checked, given their identity, put into the ledger, or refused with what would help.
 use pitwall_proto::{
     journal::{self, event::Body},
-    mutant,
+    mutant, throttle,
     v1::{self, CommandState, Priority, command_spec::Kind},
 };
 use prost::Message as _;
@@ -16,11 +16,9 @@ use crate::{
 
 const TEXT_MAX: usize = 64 * 1024;
 const KEY_MAX: usize = 128;
+const VIA_MAX: usize = 64;
 const START_WITHIN_MAX_MS: u32 = 7 * 24 * 3_600_000;
-const THROTTLE_MAX_MS: u32 = 7 * 24 * 3_600_000;
 const GRACE_MAX_MS: u32 = 5 * 60_000;
-/// Never below 10 % of a core.
-const CPU_FLOOR: f64 = 0.1;
 /// Commands of one agent that wait for their end; more is a client gone wild.
 const UNFINISHED_MAX: usize = 1_000;
 
@@ -122,39 +120,34 @@ impl Project {
                 }
             }
             Kind::Throttle(throttle) => {
-                if !throttle.cpu_cores.is_finite() || throttle.cpu_cores < CPU_FLOOR - 1e-9 {
-                    return bad(
-                        "FIELD_OUT_OF_RANGE",
-                        format!("cpu_cores is at least {CPU_FLOOR}: an agent is never held below 10 % of a core"),
-                    );
+                let meant = match throttle::checked(throttle) {
+                    Ok(meant) => meant,
+                    Err(why) => return bad("FIELD_OUT_OF_RANGE", why),
+                };
+                if throttle.via.len() > VIA_MAX {
+                    return bad("FIELD_TOO_LONG", format!("via names a rung, in at most {VIA_MAX} bytes"));
                 }
-                if throttle.for_ms == 0 || throttle.for_ms > THROTTLE_MAX_MS {
-                    return bad(
-                        "FIELD_OUT_OF_RANGE",
-                        "for_ms is above 0 and at most 7 days: every throttle ends by itself".into(),
-                    );
+                if let Some(process) = &mut throttle.process {
+                    *process = self.identified(agent, process)?;
                 }
-                if throttle.ttl_ms > THROTTLE_MAX_MS {
-                    return bad("FIELD_OUT_OF_RANGE", "ttl_ms is at most 7 days".into());
+                if throttle.process.is_some() || !throttle.via.is_empty() {
+                    // So that a sidecar which knows neither refuses it, and does not hold the whole agent.
+                    (throttle.resource, throttle.amount) = (meant.resource as i32, meant.amount);
+                    throttle.cpu_cores = 0.0;
+                }
+            }
+            Kind::Unthrottle(unthrottle) => {
+                let resource = v1::Resource::try_from(unthrottle.resource).ok();
+                if resource.is_none_or(|r| r != v1::Resource::Unspecified && !throttle::is_held(r)) {
+                    let known: Vec<&str> = throttle::RESOURCES.iter().map(|(_, word)| *word).collect();
+                    return bad("FIELD_OUT_OF_RANGE", format!("a throttle is of one of these: {}", known.join(", ")));
                 }
             }
             Kind::Kill(kill) => {
                 if kill.grace_ms > GRACE_MAX_MS {
                     return bad("FIELD_OUT_OF_RANGE", "grace_ms is at most 5 minutes".into());
                 }
-                let Some(process) = kill.process.as_mut().filter(|p| p.pid > 1) else {
-                    return bad("PROCESS_MISSING", "a kill names a process by its pid, which is above 1".into());
-                };
-                if process.start_ticks == 0 {
-                    let Some(found) = self.identify(agent, process.pid) else {
-                        let message = format!(
-                            "the latest reading of {agent} has no process {}: see `pitwall hosts`, or give its start time too",
-                            process.pid
-                        );
-                        return Err(refuse(RefusalKind::NotFound, "PROCESS_UNKNOWN", message));
-                    };
-                    *process = found;
-                }
+                kill.process = Some(self.identified(agent, &kill.process.clone().unwrap_or_default())?);
             }
             Kind::Restart(restart) => {
                 if restart.grace_ms > GRACE_MAX_MS {
@@ -172,35 +165,21 @@ impl Project {
                 let message = format!("{agent} was seen already: `pitwall restart {agent}` starts it again");
                 return Err(refuse(RefusalKind::FailedPrecondition, "AGENT_SEEN", message));
             }
-            Kind::Activate(_) | Kind::Unthrottle(_) => {}
+            Kind::Activate(_) => {}
         }
         Ok(v1::CommandSpec { kind: Some(kind) })
     }
 
-    /// From the latest reading, or from what the journal knows of its quota's and root's process.
-    fn identify(&self, agent: &str, pid: i32) -> Option<v1::ProcessIdentity> {
-        let top = self.readings.get(agent).into_iter().flat_map(|(_, r)| r.top.iter());
-        let of_reading = top.filter_map(|p| p.identity.clone()).find(|p| p.pid == pid);
-        let state = &self.state.agents[agent];
-        of_reading.or_else(|| {
-            let known =
-                state.quotas.values().filter_map(|q| q.process.as_ref()).chain(state.seen.as_ref().map(|s| &s.root));
-            known.into_iter().find(|p| p.pid == pid).map(view::process)
-        })
-    }
-
-    /// Only leases replace: a throttle that waits in the queue gives way to the newer one of the same target.
+    /// Only leases replace: a throttle that waits in the queue gives way to the newer one of the same target and resource.
     fn supersede_older(&mut self, id: &str) {
         let new = &self.state.commands[id];
-        if !matches!(new.spec.kind, Some(Kind::Throttle(_))) {
-            return;
-        }
+        let Some(slot) = new.slot() else { return };
         let (agent, cursor) = (new.issued.agent.clone(), new.issued.cursor);
         let older: Vec<String> = self
             .state
             .unfinished_commands()
             .filter(|c| c.issued.agent == agent && c.issued.cursor < cursor && c.state == CommandState::Queued)
-            .filter(|c| matches!(c.spec.kind, Some(Kind::Throttle(_))))
+            .filter(|c| c.slot() == Some(slot))
             .map(|c| c.issued.id.clone())
             .collect();
         for older in older {
@@ -212,30 +191,56 @@ impl Project {
     fn reject_incapable(&mut self, id: &str) {
         let command = &self.state.commands[id];
         let knows = |name| self.state.agents[&command.issued.agent].capability(name).is_some();
-        let capability = match command.spec.kind {
-            Some(Kind::Throttle(_) | Kind::Unthrottle(_)) => "throttle.cpu",
-            Some(Kind::Kill(_)) => "kill",
-            Some(Kind::Restart(_)) => "restart",
+        let mut besides = String::new();
+        let capability = match &command.spec.kind {
+            Some(Kind::Throttle(throttle)) => {
+                let resource = throttle::meant(throttle).resource;
+                if !throttle.via.is_empty() {
+                    besides = self.rungs(&command.issued.agent, resource);
+                }
+                throttle::capability(resource, &throttle.via)
+            }
+            Some(Kind::Unthrottle(unthrottle)) if unthrottle.resource == v1::Resource::Unspecified as i32 => {
+                "throttle".into()
+            }
+            Some(Kind::Unthrottle(unthrottle)) => throttle::capability(unthrottle.resource(), ""),
+            Some(Kind::Kill(_)) => "kill".into(),
+            Some(Kind::Restart(_)) => "restart".into(),
             // Beside a container an agent is begun by somebody else than its sidecar.
-            Some(Kind::Activate(_)) if knows("activate") => "activate",
-            Some(Kind::Activate(_)) => "launch",
+            Some(Kind::Activate(_)) if knows("activate") => "activate".into(),
+            Some(Kind::Activate(_)) => "launch".into(),
             // A directive waits for a sidecar until it expires.
             Some(Kind::Directive(_)) | None => return,
         };
         let agent = &self.state.agents[&command.issued.agent];
         let name = &command.issued.agent;
-        let why = match (&agent.sidecar, agent.capability(capability)) {
+        let why = match (&agent.sidecar, agent.capability(&capability)) {
             (None, _) => {
                 format!("no sidecar of {name} ever connected; start one beside it: pitwall-sidecar --agent {name} …")
             }
+            (Some(_), None) if !besides.is_empty() => format!("its sidecar has no {capability}; {besides}"),
             (Some(_), None) => format!("its sidecar does not know {capability}; a newer pitwall-sidecar may"),
             (Some(_), Some(c)) if !c.available => {
-                let enable = if c.enabled_by.is_empty() { String::new() } else { format!("; {}", c.enabled_by) };
-                format!("{}: {}{enable}", c.name, c.reason)
+                let besides = if besides.is_empty() { besides } else { format!("; {besides}") };
+                format!("{}{besides}", why_not(c))
             }
             (Some(_), Some(_)) => return,
         };
         self.step(id, CommandState::Rejected, &why);
+    }
+
+    /// By which rungs this resource can be held, and why not by the others.
+    fn rungs(&self, agent: &str, resource: v1::Resource) -> String {
+        let prefix = throttle::capability(resource, "") + ".";
+        let connected = self.state.agents[agent].sidecar.as_ref().map(|s| &s.connected);
+        let all = connected.into_iter().flat_map(|c| &c.capabilities).filter(|c| c.name.starts_with(&prefix));
+        let told: Vec<String> = all
+            .map(|c| match c.available {
+                true => format!("there is {}", &c.name[prefix.len()..]),
+                false => why_not(c),
+            })
+            .collect();
+        if told.is_empty() { format!("it cannot hold {} at all", throttle::word(resource)) } else { told.join("; ") }
     }
 
     pub(super) fn cancel(&mut self, token: Token, id: &str) {
@@ -280,11 +285,25 @@ impl Project {
     }
 }
 
+/// Why it is not possible, and what would enable it.
+fn why_not(capability: &journal::Capability) -> String {
+    let journal::Capability { name, reason, enabled_by, .. } = capability;
+    if enabled_by.is_empty() { format!("{name}: {reason}") } else { format!("{name}: {reason}; {enabled_by}") }
+}
+
 fn promise_text(promise: &Promise, agent: &str) -> String {
     match promise {
         Promise::Verified(id) => format!("{} verified", DeliverableId::to_string(id)),
         Promise::ProcessGone(process) => format!("process {} ({}) gone", process.pid, process.name),
-        Promise::CpuBelow(cores) => format!("{agent} at or below {cores:.2} cores"),
+        Promise::Held { resource, amount, process } => {
+            let whose = process.as_ref().map(|p| format!("process {} ({}) of ", p.pid, p.name)).unwrap_or_default();
+            let shown = throttle::shown(*resource, *amount);
+            match resource {
+                v1::Resource::Freeze => format!("{whose}{agent} frozen"),
+                v1::Resource::CpuWeight => format!("{whose}{agent} at {shown}"),
+                _ => format!("{whose}{agent} at or below {shown}"),
+            }
+        }
         Promise::Seen => format!("{agent} seen"),
         Promise::Reborn { .. } => format!("a new incarnation of {agent} seen"),
         Promise::Nothing => String::new(),

@@ -114,6 +114,8 @@ fn own_limit(spec: &v1::CommandSpec) -> Millis {
     match &spec.kind {
         Some(Kind::Kill(kill)) => Millis::from(kill.grace_ms) + 10_000,
         Some(Kind::Restart(restart)) => Millis::from(restart.grace_ms) + 20_000,
+        // Measured, or waited for samples.
+        Some(Kind::Throttle(_)) => 20_000,
         _ => 10_000,
     }
 }

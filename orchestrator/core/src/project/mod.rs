@@ -6,6 +6,7 @@ mod drain;
 mod facts;
 mod fencing;
 mod host_pressure;
+mod identify;
 mod issue;
 mod lease;
 mod ledger;

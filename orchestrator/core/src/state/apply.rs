@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use pitwall_proto::{
     journal::{self, event::Body},
+    throttle::Target,
     v1,
 };
 
@@ -14,6 +15,7 @@ use super::{
 use crate::{
     io::Millis,
     plan::{DeliverableId, Plan},
+    text,
 };
 
 /// Buckets of file activity that are kept of one agent, whatever its windows: a peer may send many.
@@ -110,8 +112,7 @@ impl State {
                     && e.held
                     && command.awaits_effect()
                 {
-                    let text = format!("asked {:.2}, measured {:.2} over {} ms", e.asked, e.measured, e.over_ms);
-                    command.effect = Some((e.observed_ms, text));
+                    command.effect = Some((e.observed_ms, text::effect(e)));
                 }
             }
             Body::FactsDropped(e) => self.with_agent(&e.agent, |a| {
@@ -331,7 +332,7 @@ impl State {
             let hit = match command.promise() {
                 Promise::Seen => true,
                 Promise::Reborn { after_incarnation } => event.incarnation > after_incarnation,
-                Promise::Verified(_) | Promise::ProcessGone(_) | Promise::CpuBelow(_) | Promise::Nothing => false,
+                Promise::Verified(_) | Promise::ProcessGone(_) | Promise::Held { .. } | Promise::Nothing => false,
             };
             if hit {
                 command.effect = Some((event.seen_ms, format!("seen as incarnation {}", event.incarnation)));
@@ -377,9 +378,10 @@ impl State {
             };
             command.lease = Some((state, since, event.detail.clone()));
             let cursor = command.issued.cursor;
+            let slot = command.slot();
             if in_effect(state) {
                 self.leased.insert(event.command.clone());
-                self.end_older_leases(&event.agent, cursor, &event.command, at);
+                self.end_older_leases(&event.agent, slot, cursor, &event.command, at);
             } else {
                 self.leased.remove(&event.command);
             }
@@ -392,11 +394,18 @@ impl State {
         });
     }
 
-    /// A newer lease on the same agent took their place.
-    fn end_older_leases(&mut self, agent: &str, cursor: u64, newer: &str, at: Millis) {
+    /// A newer lease on the same agent or process, of the same resource, took their place.
+    fn end_older_leases(
+        &mut self,
+        agent: &str,
+        slot: Option<(v1::Resource, Target)>,
+        cursor: u64,
+        newer: &str,
+        at: Millis,
+    ) {
         let older: Vec<String> = self
             .leased_commands()
-            .filter(|c| c.issued.agent == agent && c.issued.cursor < cursor)
+            .filter(|c| c.issued.agent == agent && c.issued.cursor < cursor && c.slot() == slot)
             .map(|c| c.issued.id.clone())
             .collect();
         for id in older {

@@ -1,5 +1,9 @@
 //! One command as the ledger knows it, and what it promised.
-use pitwall_proto::{journal, v1};
+use pitwall_proto::{
+    journal,
+    throttle::{self, Target},
+    v1,
+};
 use prost::Message as _;
 
 use crate::{io::Millis, plan::DeliverableId};
@@ -26,7 +30,12 @@ pub struct CommandRecord {
 pub enum Promise {
     Verified(DeliverableId),
     ProcessGone(v1::ProcessIdentity),
-    CpuBelow(f64),
+    /// The agent, or one process of it, held at this amount.
+    Held {
+        resource: v1::Resource,
+        amount: f64,
+        process: Option<v1::ProcessIdentity>,
+    },
     Seen,
     Reborn { after_incarnation: u64 },
     Nothing,
@@ -89,12 +98,21 @@ impl CommandRecord {
             Some(Kind::Directive(d)) if !d.about.is_empty() => {
                 Promise::Verified(DeliverableId::new(&self.issued.agent, &d.about))
             }
-            Some(Kind::Throttle(t)) => Promise::CpuBelow(t.cpu_cores),
+            Some(Kind::Throttle(t)) => {
+                let throttle::Meant { resource, amount } = throttle::meant(t);
+                Promise::Held { resource, amount, process: t.process.clone() }
+            }
             Some(Kind::Kill(k)) => k.process.clone().map_or(Promise::Nothing, Promise::ProcessGone),
             Some(Kind::Restart(r)) => Promise::Reborn { after_incarnation: r.incarnation },
             Some(Kind::Activate(_)) => Promise::Seen,
             Some(Kind::Directive(_) | Kind::Unthrottle(_)) | None => Promise::Nothing,
         }
+    }
+
+    /// What a throttle is of, and of whom: of those with the same one only the newest holds.
+    pub fn slot(&self) -> Option<(v1::Resource, Target)> {
+        let Some(v1::command_spec::Kind::Throttle(throttle)) = &self.spec.kind else { return None };
+        Some((throttle::meant(throttle).resource, throttle::target(throttle.process.as_ref())))
     }
 
     /// A throttle that the orchestrator still wants, and until when.

@@ -1,5 +1,8 @@
 //! One agent with its deliverables, checks and leases, and the line that says what comes next.
-use pitwall_proto::v1::{self, AgentStatus};
+use pitwall_proto::{
+    throttle,
+    v1::{self, AgentStatus},
+};
 
 use super::{process, reference};
 use crate::{
@@ -47,14 +50,21 @@ pub fn agent(state: &State, derived: &Derived, name: &str, now: Millis) -> v1::A
 
 fn leases(state: &State, agent: &str) -> Vec<v1::ActiveLease> {
     let held = state.leased_commands().filter(|c| c.issued.agent == agent);
+    let orphaned = state.agents.get(agent).is_some_and(|a| a.sidecar_status() == v1::SidecarStatus::Lost);
     held.filter_map(|c| {
         let (throttle, until) = c.wanted_lease()?;
         let detail = c.lease.as_ref().map(|(_, _, detail)| detail.clone()).unwrap_or_default();
+        let throttle::Meant { resource, amount } = throttle::meant(throttle);
         Some(v1::ActiveLease {
             command: c.issued.id.clone(),
-            cpu_cores: throttle.cpu_cores,
+            cpu_cores: if resource == v1::Resource::Cpu { amount } else { 0.0 },
             until_unix_ms: until,
             detail,
+            resource: resource as i32,
+            amount,
+            process: throttle.process.clone(),
+            via: throttle.via.clone(),
+            orphaned,
         })
     })
     .collect()
@@ -76,6 +86,10 @@ fn next_of(state: &State, derived: &Derived, name: &str, now: Millis) -> String 
             let next = finding(v1::FindingKind::AgentMissing);
             format!("{}, due {} ago: {next}", view.reason, text::ago(now, due))
         }
+        AgentStatus::Lost => match state.open_finding(v1::FindingKind::LeaseOrphaned, name) {
+            Some(orphaned) => format!("{}; {}", view.reason, orphaned.opened.message),
+            None => view.reason.clone(),
+        },
         AgentStatus::Active | AgentStatus::Done if failing.is_some() => failing.unwrap_or_default(),
         AgentStatus::Exited => format!("{}: pitwall restart {name}", view.reason),
         AgentStatus::Stalled => format!("{}: pitwall why {name}", view.reason),
@@ -83,7 +97,6 @@ fn next_of(state: &State, derived: &Derived, name: &str, now: Millis) -> String 
         AgentStatus::Blocked
         | AgentStatus::Idle
         | AgentStatus::Expected
-        | AgentStatus::Lost
         | AgentStatus::Done
         | AgentStatus::Waiting
         | AgentStatus::Unspecified => view.reason.clone(),

@@ -20,3 +20,4 @@ mod scenarios;
 mod sessions;
 mod statuses;
 mod support;
+mod throttles;

@@ -192,7 +192,7 @@ fn absurd_values_of_a_peer_do_no_harm() {
         fact::Kind::ProcessGone(v1::ProcessGone { process: None }),
         fact::Kind::AgentSeen(v1::AgentSeen { incarnation: u64::MAX, root: None, launched: true }),
         fact::Kind::AgentExited(v1::AgentExited { incarnation: 0, exit_code: Some(-1), signal: Some(900) }),
-        fact::Kind::EffectMeasured(v1::EffectMeasured { measured: f64::NAN, held: true, ..Default::default() }),
+        fact::Kind::EffectMeasured(v1::EffectMeasured { measured: Some(f64::NAN), held: true, ..Default::default() }),
         fact::Kind::Quota(v1::QuotaFact {
             exceeded: true,
             resource: 1,

@@ -1,6 +1,9 @@
 //! The roster with every deliverable and check, and the story of one of them (`pitwall why`).
 use pitwall_core::text as words;
-use pitwall_proto::v1::{self, DeliverableStatus, NeedState, Outcome};
+use pitwall_proto::{
+    throttle,
+    v1::{self, DeliverableStatus, NeedState, Outcome},
+};
 
 use super::{Paint, Style, situation, text};
 
@@ -42,11 +45,12 @@ fn one(agent: &v1::Agent, now: i64, style: Style) -> String {
             2,
             Paint::Warn,
             format!(
-                "held at {} for {} more ({}): {}",
-                text::cores(lease.cpu_cores),
+                "held at {} for {} more ({}): {}{}",
+                held(lease),
                 text::ago(lease.until_unix_ms, now),
                 text::clean(&lease.command),
-                text::clean(&lease.detail)
+                text::clean(&lease.detail),
+                if lease.orphaned { "; orphaned: its sidecar is lost" } else { "" }
             ),
         );
     }
@@ -69,6 +73,21 @@ fn one(agent: &v1::Agent, now: i64, style: Style) -> String {
         line(2, Paint::None, format!("next: {}", text::clean(&agent.next)));
     }
     out
+}
+
+/// `0.5c`, `memory 1.0 GiB`, `cpu 0.50 cores of next-server (pid 812)`.
+pub(super) fn held(lease: &v1::ActiveLease) -> String {
+    // Older orchestrators tell of no other resource.
+    if lease.resource <= v1::Resource::Cpu as i32 && lease.process.is_none() {
+        return text::cores(lease.cpu_cores);
+    }
+    text::clean(&throttle::of_whom(&v1::Throttle {
+        cpu_cores: lease.cpu_cores,
+        resource: lease.resource,
+        amount: lease.amount,
+        process: lease.process.clone(),
+        ..Default::default()
+    }))
 }
 
 fn sidecar(agent: &v1::Agent) -> String {

@@ -83,6 +83,7 @@ fn paint(kind: FindingKind) -> Paint {
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
+        | FindingKind::LeaseOrphaned
         | FindingKind::Unspecified => Paint::Warn,
     }
 }

@@ -105,7 +105,19 @@ fn agents() -> Vec<v1::Agent> {
         cpu_cores: 0.5,
         until_unix_ms: NOW + 9 * MINUTE,
         detail: "cpu.max 10000 20000".into(),
+        resource: v1::Resource::Cpu as i32,
+        amount: 0.5,
+        ..Default::default()
     }];
+    frontend.leases.push(v1::ActiveLease {
+        command: "c5-0a1b2c".into(),
+        until_unix_ms: NOW + 4 * MINUTE,
+        detail: "memory.max max 1073741824".into(),
+        resource: v1::Resource::Memory as i32,
+        amount: 1_073_741_824.0,
+        process: Some(process(4_242, "next-server")),
+        ..Default::default()
+    });
     frontend.deliverables = vec![v1::Deliverable {
         name: "talent-list".into(),
         status: DeliverableStatus::Unknown as i32,
@@ -279,7 +291,7 @@ pub fn ledger() -> (Vec<v1::Command>, Vec<v1::Intervention>) {
         about: "talents-api".into(),
         priority: v1::Priority::Urgent as i32,
     });
-    let kill = Kind::Kill(v1::Kill { process: Some(process(4_242, "next-server")), grace_ms: 0 });
+    let kill = Kind::Kill(v1::Kill { process: Some(process(4_242, "next-server")), ..Default::default() });
     let activate = Kind::Activate(v1::Activate::default());
     let note = Kind::Directive(v1::Directive { text: "well done".into(), ..Default::default() });
     let no_sidecar = "no sidecar of docs ever connected; start one beside it: pitwall-sidecar --agent docs …";

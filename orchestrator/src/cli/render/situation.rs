@@ -87,9 +87,13 @@ fn row(agent: &v1::Agent, now: i64) -> Vec<Cell> {
 /// What it should do, and what holds it back meanwhile.
 fn next(agent: &v1::Agent, now: i64) -> String {
     let mut next = text::clean(&agent.next);
-    for lease in &agent.leases {
+    let held = agent.leases.iter().map(|lease| {
         let left = text::ago(lease.until_unix_ms, now);
-        next.push_str(&format!(" [held at {}, {left} left]", text::cores(lease.cpu_cores)));
+        format!("{}, {left} left", super::agents::held(lease))
+    });
+    let held: Vec<String> = held.collect();
+    if !held.is_empty() {
+        next.push_str(&format!(" [held at {}]", held.join("; ")));
     }
     next.trim_start().to_owned()
 }

@@ -1,6 +1,6 @@
 //! Words, numbers and moments for a terminal: cleaned, measured in columns, cut to fit.
 use pitwall_core::text as core_text;
-use pitwall_proto::v1;
+use pitwall_proto::{throttle, v1};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Remote text without what could move the cursor, change colours or reorder a line. Newlines and tabs become spaces.
@@ -115,10 +115,16 @@ pub fn command(spec: Option<&v1::CommandSpec>) -> String {
             format!("{urgent}directive{about}")
         }
         Some(Kind::Throttle(t)) => {
-            format!("throttle to {:.2} cores for {}", t.cpu_cores, core_text::duration(t.for_ms.into()))
+            let via = if t.via.is_empty() { String::new() } else { format!(" via {}", clean(&t.via)) };
+            let what = clean(&throttle::of_whom(t));
+            format!("throttle to {what}{via} for {}", core_text::duration(t.for_ms.into()))
         }
-        Some(Kind::Unthrottle(_)) => "unthrottle".into(),
-        Some(Kind::Kill(k)) => format!("kill {}", k.process.as_ref().map_or_else(|| "a process".into(), process)),
+        Some(Kind::Unthrottle(u)) if u.resource == 0 => "unthrottle".into(),
+        Some(Kind::Unthrottle(u)) => format!("unthrottle {}", throttle::word(u.resource())),
+        Some(Kind::Kill(k)) => {
+            let tree = if k.tree { " and its descendants" } else { "" };
+            format!("kill {}{tree}", k.process.as_ref().map_or_else(|| "a process".into(), process))
+        }
         Some(Kind::Restart(_)) => "restart".into(),
         Some(Kind::Activate(_)) => "activate".into(),
         None => "a command of a newer version".into(),

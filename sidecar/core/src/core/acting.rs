@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use pitwall_proto::{
-    mutant, state,
+    mutant, state, throttle,
     v1::{self, CommandState, command_spec::Kind, fact},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     directive,
     io::{Effect, EffectId, EffectOutcome, Sample},
     kept::Stated as _,
+    slot::{SLOTS_MAX, SlotKey},
 };
 
 const KILL_GRACE_MS: u32 = 2_000;
@@ -21,8 +22,6 @@ const RESTART_GRACE_MS: u32 = 5_000;
 const EFFECTS_MAX: usize = 16;
 /// Kills that are under way at once; the others wait for those.
 pub(super) const KILLS_MAX: usize = 32;
-/// Never below 10 % of a core.
-const CPU_FLOOR: f64 = 0.1;
 /// How long a new life waits for a first sample before it gives up on what an earlier one had begun.
 const PRESENCE_WITHIN_MS: u64 = 10_000;
 /// So long a process that a kill did not end is looked for.
@@ -35,10 +34,10 @@ pub(super) enum Purpose {
     Kill(String),
     End(String),
     Launch(String),
-    Examine,
-    Hold,
-    Verify,
-    Release,
+    Examine(SlotKey),
+    Hold(SlotKey),
+    Verify(SlotKey),
+    Release(SlotKey),
     StopAgent,
     CleanUp,
 }
@@ -86,6 +85,31 @@ impl Core {
         self.can(known.unwrap_or(names[0]))
     }
 
+    fn can_hold(&self, throttle: &v1::Throttle) -> Result<(), String> {
+        let meant = throttle::checked(throttle)?;
+        self.can(&throttle::capability(meant.resource, &throttle.via))
+            .map_err(|why| if throttle.via.is_empty() { why } else { self.rungs_beside(meant.resource, &why) })?;
+        if throttle.process.as_ref().is_some_and(|p| p.pid <= 1 || p.start_ticks == 0) {
+            return Err("a throttle of one process needs its pid (above 1) and its start time".into());
+        }
+        let slots: BTreeSet<SlotKey> = self.kept.leases.values().map(SlotKey::of_lease).collect();
+        if slots.len() >= SLOTS_MAX && !slots.contains(&SlotKey::of_throttle(throttle)) {
+            return Err(format!("{SLOTS_MAX} limits are in effect already, which is the most: end one by unthrottle"));
+        }
+        Ok(())
+    }
+
+    /// The rung that was asked for is not there: which are.
+    fn rungs_beside(&self, resource: v1::Resource, why: &str) -> String {
+        let prefix = throttle::capability(resource, "") + ".";
+        let there = self.identity.capabilities.iter().filter(|c| c.available);
+        let rungs: Vec<&str> = there.filter_map(|c| c.name.strip_prefix(&prefix)).collect();
+        match rungs.as_slice() {
+            [] => format!("{why}; no rung for {} is there", throttle::word(resource)),
+            rungs => format!("{why}; there is: {}", rungs.join(", ")),
+        }
+    }
+
     pub(super) fn fitness(&self, kind: &Kind) -> Fitness {
         match kind {
             Kind::Directive(_) | Kind::Unthrottle(_) => Fitness::Fit,
@@ -96,20 +120,9 @@ impl Core {
                     Fitness::Never("a kill needs the pid (above 1) and the start time of its process".into())
                 }
             },
-            Kind::Throttle(throttle)
-                if !matches!(throttle.resource(), v1::Resource::Unspecified | v1::Resource::Cpu)
-                    || throttle.process.is_some()
-                    || !throttle.via.is_empty() =>
-            {
-                Fitness::Never("this sidecar limits the CPU of the whole agent only".into())
-            }
-            Kind::Throttle(throttle) => match self.can("throttle.cpu") {
-                Err(why) => Fitness::Never(why),
-                Ok(()) if !throttle.cpu_cores.is_finite() || throttle.cpu_cores < CPU_FLOOR - 1e-9 => {
-                    Fitness::Never(format!("an agent is never held below {CPU_FLOOR} cores"))
-                }
-                Ok(()) if throttle.for_ms == 0 => Fitness::Never("a throttle needs a time for which it holds".into()),
+            Kind::Throttle(throttle) => match self.can_hold(throttle) {
                 Ok(()) => Fitness::Fit,
+                Err(why) => Fitness::Never(why),
             },
             Kind::Restart(restart) => {
                 if let Err(why) = self.can_one_of(["restart", "launch"]) {
@@ -210,7 +223,7 @@ impl Core {
             Kind::Restart(restart) => self.proceed_life(&command, restart.grace_ms, recovered),
             Kind::Activate(_) => self.proceed_life(&command, 0, recovered),
             Kind::Throttle(_) => self.proceed_throttle(id),
-            Kind::Unthrottle(_) => self.proceed_unthrottle(&command),
+            Kind::Unthrottle(unthrottle) => self.proceed_unthrottle(&command, &unthrottle),
         }
     }
 
@@ -254,6 +267,11 @@ impl Core {
             if !alive.contains(&(target.pid, target.start_ticks)) {
                 let detail = format!("{} was gone when the sidecar came back", shown(&target));
                 self.process_gone(id, target);
+                if kill.tree {
+                    // Whom it had started, nobody can tell any more.
+                    let detail = format!("{detail}; what it had started may live: see the agent's processes");
+                    return self.step(id, CommandState::Unknown, detail);
+                }
                 return self.step(id, CommandState::Succeeded, detail);
             }
             if !self.may_still_start(command) {
@@ -263,7 +281,7 @@ impl Core {
             self.work.recovered.remove(id);
         }
         let grace_ms = if kill.grace_ms == 0 { KILL_GRACE_MS } else { kill.grace_ms };
-        self.begin(id, Purpose::Kill(id.clone()), Effect::Kill { process: target, grace_ms });
+        self.begin(id, Purpose::Kill(id.clone()), Effect::Kill { process: target, grace_ms, tree: kill.tree });
     }
 
     fn proceed_life(&mut self, command: &state::Command, grace_ms: u32, recovered: bool) {
@@ -337,10 +355,10 @@ impl Core {
                 }
                 other => self.step(&id, CommandState::Failed, failure(other)),
             },
-            Purpose::Examine => self.examined(outcome),
-            Purpose::Hold => self.held(outcome),
-            Purpose::Verify => self.verified(outcome),
-            Purpose::Release => self.released(outcome),
+            Purpose::Examine(key) => self.examined(key, outcome),
+            Purpose::Hold(key) => self.held(key, outcome),
+            Purpose::Verify(key) => self.verified(key, outcome),
+            Purpose::Release(key) => self.released(key, outcome),
             Purpose::StopAgent => self.agent_stopped(outcome),
             Purpose::CleanUp => self.cleaned_up(outcome),
         }

@@ -10,9 +10,11 @@ mod leases;
 mod limit;
 mod link;
 mod outbox;
+mod proof;
 mod reconnect;
 mod resume;
 mod session;
+mod slots;
 mod stop;
 mod watch;
 mod welcome;
@@ -39,6 +41,7 @@ use crate::{
     presence::Presence,
     pressure::Pressure,
     quota::Quotas,
+    slot::SlotKey,
     spool::{self, Topic},
     store::{Store, Ticket},
 };
@@ -72,7 +75,7 @@ pub struct Core {
     work: commands::Work,
     resting: resume::Resting,
     was_moved: bool,
-    limit: limit::Driver,
+    limits: slots::Limits,
     stop: Option<stop::Stop>,
     /// What was said last of a claim that cannot be read.
     claim_error: String,
@@ -100,7 +103,7 @@ impl Core {
         record_in(&mut kept, &mut store, format);
         let life = record_in(&mut kept, &mut store, Body::Life(life));
         let work = commands::Work::recovered(&kept, now);
-        let limit = limit::Driver::recovered(&kept);
+        let limits = slots::Limits::recovered(&kept);
         let presence = watch::presence(&kept, &boot_id);
         let (motion, quotas, pressure) = watch::told_before(&kept, now, &boot_id);
         Core {
@@ -127,7 +130,7 @@ impl Core {
             work,
             resting,
             was_moved,
-            limit,
+            limits,
             stop: None,
             claim_error: String::new(),
             overflow_told: false,
@@ -168,7 +171,7 @@ impl Core {
         add(self.activity.deadline(self.activity_every()), "file activity is to be told");
         add(self.session_deadline(), "the stream to the orchestrator");
         add(self.commands_deadline(), "a command must start or expires");
-        add(self.limit_deadline(), "a limit ends, or is looked at");
+        add(self.limits_deadline(), "a limit ends, or is looked at");
         add(self.stop_deadline(), "the sidecar must have stopped");
         let (at, why) = all.into_iter().min()?;
         let at = if at > self.now.boot_ms { at } else { self.now.boot_ms + DEADLINE_MIN_MS };
@@ -177,10 +180,10 @@ impl Core {
 
     fn settle(&mut self) {
         self.settle_watch();
-        self.settle_limit();
+        self.settle_limits();
         self.settle_commands();
         // What was accepted just now.
-        self.settle_limit();
+        self.settle_limits();
         self.settle_stop();
         self.settle_session();
         if let Some(action) = self.store.issue(self.now, &self.kept) {
@@ -330,7 +333,7 @@ fn forget_what_damage_makes_doubtful(kept: &mut Kept, lost: kept::LostFacts) {
     kept.life = state::Life { agent: kept.life.agent.clone(), ..Default::default() };
     kept.cursor.command_cursor = None;
     kept.spool.begin_anew(lost.at_least());
-    keep_newest_lease(kept);
+    keep_newest_leases(kept);
     for command in kept.commands.values_mut() {
         if !commands::is_terminal(command.state()) {
             command.set_state(CommandState::Unknown);
@@ -339,10 +342,17 @@ fn forget_what_damage_makes_doubtful(kept: &mut Kept, lost: kept::LostFacts) {
     }
 }
 
-/// That an older one ended may stand in what cannot be read; the newer took its place.
-fn keep_newest_lease(kept: &mut Kept) {
+/// That an older one ended may stand in what cannot be read; the newer of the same slot took its place.
+fn keep_newest_leases(kept: &mut Kept) {
     let started = |l: &state::Lease| l.started.as_ref().map_or(0, |at| at.boot_ms);
-    let of_orchestrator = kept.leases.values().filter(|l| l.origin() == state::LeaseOrigin::Orchestrator);
-    let newest = of_orchestrator.max_by_key(|l| started(l)).map(|l| l.command.clone());
-    kept.leases.retain(|id, l| l.origin() != state::LeaseOrigin::Orchestrator || newest.as_ref() == Some(id));
+    let mut newest: BTreeMap<SlotKey, (u64, String)> = BTreeMap::new();
+    for lease in kept.leases.values().filter(|l| l.origin() == state::LeaseOrigin::Orchestrator) {
+        let this = (started(lease), lease.command.clone());
+        let known = newest.entry(SlotKey::of_lease(lease)).or_insert_with(|| this.clone());
+        if this.0 >= known.0 {
+            *known = this;
+        }
+    }
+    let stays = |id: &String, l: &state::Lease| newest.get(&SlotKey::of_lease(l)).is_some_and(|(_, n)| n == id);
+    kept.leases.retain(|id, l| l.origin() != state::LeaseOrigin::Orchestrator || stays(id, l));
 }

@@ -217,7 +217,7 @@ impl Core {
                 let changes = self.motion.began(now, true);
                 self.motion_changed(changes);
                 // Where a limit was written may be another place now.
-                self.limit.look_again();
+                self.limits.look_again();
             }
             Some(presence::Change::Exited(exited)) => {
                 self.tell(Kind::AgentExited(exited));

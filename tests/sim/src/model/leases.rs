@@ -6,6 +6,7 @@ use pitwall_proto::state::{self, record::Body};
 
 #[derive(Clone, Debug)]
 struct Lease {
+    resource: i32,
     until: u64,
     ttl: u64,
     renewed: u64,
@@ -15,8 +16,8 @@ struct Lease {
 #[derive(Clone, Debug, Default)]
 pub struct Leases {
     held: BTreeMap<String, Lease>,
-    /// Since when nothing may hold the agent, while its sidecar ran.
-    idle_since: Option<u64>,
+    /// Since when nothing may hold the agent below any of a resource, while its sidecar ran.
+    idle_since: BTreeMap<i32, u64>,
 }
 
 /// From the end of the last lease until the old value must be back, where the sidecar runs: the longest effect, twice.
@@ -27,15 +28,15 @@ impl Leases {
     /// A batch is handed to the disk: leases that are new in it begin now at the latest.
     pub fn issued(&mut self, bodies: &[Body], now: u64) {
         for body in bodies {
-            let Body::Lease(state::Lease { command, for_ms, ttl_ms, .. }) = body else { continue };
-            self.begins(command, *for_ms, *ttl_ms, now);
+            let Body::Lease(state::Lease { command, for_ms, ttl_ms, resource, .. }) = body else { continue };
+            self.begins(command, super::resource_of(*resource), (*for_ms, *ttl_ms), now);
         }
     }
 
     /// Handed to the sidecar, which begins it at once or never.
-    pub fn begins(&mut self, command: &str, for_ms: u32, ttl_ms: u32, now: u64) {
+    pub fn begins(&mut self, command: &str, resource: i32, (for_ms, ttl_ms): (u32, u32), now: u64) {
         let ttl = if ttl_ms == 0 { TTL_DEFAULT_MS } else { u64::from(ttl_ms) };
-        let fresh = Lease { until: now + u64::from(for_ms), ttl, renewed: now, over: false };
+        let fresh = Lease { resource, until: now + u64::from(for_ms), ttl, renewed: now, over: false };
         self.held.entry(command.into()).or_insert(fresh);
     }
 
@@ -51,7 +52,7 @@ impl Leases {
     /// An unthrottle, a cancel, a newer lease.
     pub fn forget_all(&mut self) {
         self.held.clear();
-        self.idle_since = None;
+        self.idle_since.clear();
     }
 
     /// The state file is another one: what it does not hold begins anew if it comes again.
@@ -59,11 +60,11 @@ impl Leases {
         let bodies = super::records(file);
         let there = |id: &String| bodies.iter().any(|b| matches!(b, Body::Lease(l) if l.command == *id));
         self.held.retain(|id, _| there(id));
-        self.idle_since = None;
+        self.idle_since.clear();
     }
 
     pub fn not_running(&mut self) {
-        self.idle_since = None;
+        self.idle_since.clear();
     }
 
     fn pass(&mut self, now: u64) {
@@ -73,13 +74,13 @@ impl Leases {
     }
 
     /// Whether the agent is held past the end of every lease, for too long to be on its way.
-    pub fn overheld(&mut self, now: u64, held: bool) -> bool {
+    pub fn overheld(&mut self, now: u64, resource: i32, held: bool) -> bool {
         self.pass(now);
-        if !held || self.held.values().any(|l| !l.over) {
-            self.idle_since = None;
+        if !held || self.held.values().any(|l| l.resource == resource && !l.over) {
+            self.idle_since.remove(&resource);
             return false;
         }
-        let since = *self.idle_since.get_or_insert(now);
+        let since = *self.idle_since.entry(resource).or_insert(now);
         now > since + UNDONE_WITHIN_MS
     }
 }

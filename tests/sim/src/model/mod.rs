@@ -12,7 +12,7 @@ pub use exempt::{Exemption, Tally};
 pub use fact::FactKey;
 pub use journal::{Journal, is_end};
 pub use leases::Leases;
-pub use site::{SetBack, SiteModel, StartBy, records};
+pub use site::{SetBack, SiteModel, StartBy, records, resource_of};
 
 use pitwall_proto::v1;
 

@@ -56,9 +56,10 @@ pub struct SiteModel {
     pub lineage: String,
     pub epoch: u64,
     pub commands: BTreeMap<String, Held>,
-    pub limit: Option<state::Limit>,
-    /// Commands whose lease is in the file.
-    pub leases: BTreeSet<String>,
+    /// By resource.
+    pub limits: BTreeMap<i32, state::Limit>,
+    /// Commands whose lease is in the file, and of which resource.
+    pub leases: BTreeMap<String, i32>,
     /// Facts up to here wait no more.
     pub acked: u64,
     /// Highest fact in the file.
@@ -112,6 +113,11 @@ impl Owed {
     }
 }
 
+/// Files of older versions know the CPU only, and do not name it.
+pub fn resource_of(number: i32) -> i32 {
+    number.max(1)
+}
+
 /// How a file came to be another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetBack {
@@ -153,7 +159,7 @@ impl SiteModel {
     pub fn reread(&mut self, bytes: &[u8]) {
         (self.instance, self.life, self.lineage, self.epoch) = Default::default();
         self.commands.clear();
-        self.limit = None;
+        self.limits.clear();
         self.leases.clear();
         self.waiting.clear();
         self.newest.clear();
@@ -386,13 +392,18 @@ impl SiteModel {
                 self.commands.remove(&forgotten.id);
             }
             Body::Lease(lease) => {
-                self.leases.insert(lease.command);
+                self.leases.insert(lease.command, resource_of(lease.resource));
             }
             Body::LeaseEnded(ended) => {
                 self.leases.remove(&ended.command);
             }
-            Body::Limit(limit) => self.limit = Some(limit),
-            Body::LimitGone(_) => self.limit = None,
+            Body::Limit(limit) => {
+                let resource = limit.hold.as_ref().map_or(0, |h| h.resource);
+                self.limits.insert(resource_of(resource), limit);
+            }
+            Body::LimitGone(gone) => {
+                self.limits.remove(&resource_of(gone.resource));
+            }
             Body::Format(_) | Body::Plan(_) => {}
         }
     }

@@ -1,7 +1,7 @@
 //! What is really there: a host with its clocks, the agent's processes, files, inbox and cgroup.
 use std::collections::{BTreeMap, BTreeSet};
 
-use pitwall_proto::v1;
+use pitwall_proto::v1::{self, Resource};
 use pitwall_sidecar_core::io::{Hold, HoldState, Now, Sample};
 
 use crate::dice::Dice;
@@ -66,7 +66,10 @@ pub struct Agent {
     pub claim: Option<v1::Claim>,
     /// Where nothing limits it.
     pub cpu: f64,
+    /// What stands for its CPU.
     pub value: String,
+    /// And for its memory.
+    pub memory: String,
     pub inode: u64,
 }
 
@@ -89,6 +92,7 @@ impl Agent {
             claim: None,
             cpu: 0.4,
             value: UNLIMITED.into(),
+            memory: UNLIMITED.into(),
             inode: 1,
         };
         agent.begin();
@@ -118,7 +122,7 @@ impl Agent {
         self.workers.clear();
         if !self.launched {
             self.inode += 1;
-            self.value = UNLIMITED.into();
+            self.unlimited();
         }
         root
     }
@@ -160,8 +164,21 @@ impl Agent {
 
     pub fn rebooted(&mut self) {
         self.end();
-        self.value = UNLIMITED.into();
+        self.unlimited();
         self.inode += 1;
+    }
+
+    fn unlimited(&mut self) {
+        (self.value, self.memory) = (UNLIMITED.into(), UNLIMITED.into());
+    }
+
+    /// The value for this resource.
+    pub fn stands(&self, resource: Resource) -> &str {
+        if resource == Resource::Memory { &self.memory } else { &self.value }
+    }
+
+    pub fn put(&mut self, resource: Resource, value: String) {
+        *(if resource == Resource::Memory { &mut self.memory } else { &mut self.value }) = value;
     }
 
     /// What it uses, in cores.
@@ -190,10 +207,10 @@ impl Agent {
     pub fn state_of(&self, hold: &Hold, boot_id: &str) -> HoldState {
         if hold.inode != self.inode || hold.boot_id != boot_id {
             HoldState::Gone
-        } else if self.value == hold.new {
+        } else if self.stands(hold.slot.resource) == hold.new {
             HoldState::Ours
         } else {
-            HoldState::Foreign(self.value.clone())
+            HoldState::Foreign(self.stands(hold.slot.resource).to_owned())
         }
     }
 }

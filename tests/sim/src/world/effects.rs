@@ -1,5 +1,5 @@
 //! Effects: may they begin, what do they do to the agent, and who is their cause.
-use pitwall_proto::v1::{CommandState, command_spec::Kind};
+use pitwall_proto::v1::{CommandState, Resource, command_spec::Kind};
 use pitwall_sidecar_core::io::{Effect, EffectId, EffectOutcome, Hold, Input};
 
 use super::{Event, World, agent::identity};
@@ -66,7 +66,7 @@ impl World {
             }
             Effect::EndAgent { .. } | Effect::Launch => open().find(|(_, c)| c.step != 0).map(|(id, _)| id.clone()),
             Effect::Hold(hold) => {
-                let recorded = model.limit.as_ref()?.hold.as_ref()?;
+                let recorded = model.limits.get(&(hold.slot.resource as i32))?.hold.as_ref()?;
                 (recorded.new == hold.new && recorded.old == hold.old).then(String::new)
             }
             Effect::Examine { .. } | Effect::Verify(_) | Effect::Release(_) | Effect::CleanUp => None,
@@ -93,17 +93,21 @@ impl World {
                 }
             },
             Effect::Examine { slot, amount } => EffectOutcome::Examined(Hold {
-                slot,
                 rung: "cgroup2".into(),
                 place: "/cg".into(),
                 inode: agent.inode,
                 boot_id,
-                old: agent.value.clone(),
-                new: format!("{} 20000", (amount * 20_000.0) as u64),
+                old: agent.stands(slot.resource).to_owned(),
+                new: if slot.resource == Resource::Memory {
+                    format!("{amount}")
+                } else {
+                    format!("{} 20000", (amount * 20_000.0) as u64)
+                },
                 amount,
+                slot,
             }),
             Effect::Hold(hold) if hold.inode == agent.inode && hold.boot_id == boot_id => {
-                agent.value = hold.new;
+                agent.put(hold.slot.resource, hold.new);
                 EffectOutcome::Ok { detail: "written".into() }
             }
             Effect::Hold(_) => EffectOutcome::Failed { why: "the cgroup is gone".into() },
@@ -111,7 +115,7 @@ impl World {
             Effect::Release(hold) => {
                 let state = agent.state_of(&hold, &boot_id);
                 if state == pitwall_sidecar_core::io::HoldState::Ours {
-                    agent.value = hold.old;
+                    agent.put(hold.slot.resource, hold.old);
                 }
                 EffectOutcome::Released(state)
             }

@@ -3,7 +3,7 @@ use pitwall_proto::v1::{self, CommandState, command_spec::Kind, connect_response
 use pitwall_sidecar_core::io::Input;
 
 use super::{Event, World, site::Cancel, watch::STOP_WITHIN_MS};
-use crate::model::{Exemption, StartBy};
+use crate::model::{Exemption, StartBy, resource_of};
 
 /// A write takes far less than so many samples.
 const CANCEL_SAMPLES: u8 = 3;
@@ -86,7 +86,8 @@ impl World {
         }
         let name = self.sites[site].name.clone();
         if let Some(Kind::Throttle(throttle)) = delivery.spec.as_ref().and_then(|s| s.kind.as_ref()) {
-            self.model.leases[site].begins(&delivery.id, throttle.for_ms, throttle.ttl_ms, boot);
+            let times = (throttle.for_ms, throttle.ttl_ms);
+            self.model.leases[site].begins(&delivery.id, resource_of(throttle.resource), times, boot);
         }
         self.tell(&name, || {
             format!("receives command {} to start within {} ms", delivery.id, delivery.start_within_ms)

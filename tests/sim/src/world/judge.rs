@@ -84,9 +84,8 @@ impl World {
 
     fn judge_situation(&mut self) {
         let now = self.now;
-        let held = self.homes.iter().filter(|h| h.is_held());
-        let held: Vec<String> =
-            held.map(|home| format!("{} is held at {}", home.agent.name, home.agent.value)).collect();
+        let told = |home: &Home| Some(format!("{} is held at {}", home.agent.name, home.held_at()?));
+        let held: Vec<String> = self.homes.iter().filter_map(told).collect();
         self.model.require_none(Invariant::LeasesEndWithTheirOwners, self.homes.len() as u64, now, held);
         let Some(core) = self.newest().and_then(|id| self.orchestrators[id].as_ref()).map(|o| o.core()) else {
             return self.model.breach(Invariant::SituationEqualsTruth, now, "no orchestrator runs".into());

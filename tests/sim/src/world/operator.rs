@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pitwall_core::io::{Input, Refusal, Reply, Token};
-use pitwall_proto::v1::{self, command_spec::Kind};
+use pitwall_proto::v1::{self, Resource, command_spec::Kind};
 
 use pitwall_sidecar_core::io::Input as SidecarInput;
 
@@ -64,15 +64,24 @@ impl World {
             3 | 4 => {
                 let Some(victim) = self.dice.pick(&victims) else { return };
                 self.operator.aimed.insert((site, victim));
-                Kind::Kill(v1::Kill { process: Some(identity(victim)), grace_ms: 100 })
+                Kind::Kill(v1::Kill { process: Some(identity(victim)), grace_ms: 100, tree: false })
             }
-            5..=7 => Kind::Throttle(v1::Throttle {
-                cpu_cores: 0.1 + self.dice.below(3) as f64 / 10.0,
-                for_ms: self.dice.between(4_000, 30_000) as u32,
-                ttl_ms: self.dice.between(4_000, 12_000) as u32,
-                ..Default::default()
-            }),
-            8 => Kind::Unthrottle(v1::Unthrottle::default()),
+            5..=7 => {
+                let low = self.dice.below(3) as f64;
+                let memory = self.dice.one_in(3);
+                Kind::Throttle(v1::Throttle {
+                    cpu_cores: if memory { 0.0 } else { 0.1 + low / 10.0 },
+                    resource: if memory { Resource::Memory as i32 } else { 0 },
+                    amount: if memory { 1e9 + low } else { 0.0 },
+                    for_ms: self.dice.between(4_000, 30_000) as u32,
+                    ttl_ms: self.dice.between(4_000, 12_000) as u32,
+                    ..Default::default()
+                })
+            }
+            8 => {
+                let resource = if self.dice.one_in(3) { Resource::Memory as i32 } else { 0 };
+                Kind::Unthrottle(v1::Unthrottle { resource })
+            }
             9 => Kind::Activate(v1::Activate { incarnation }),
             _ => Kind::Restart(v1::Restart { incarnation, grace_ms: 100 }),
         };

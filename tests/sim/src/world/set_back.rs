@@ -6,7 +6,10 @@ use pitwall_core::{
     project::Project,
 };
 
-use super::{Event, World, site::Site};
+use super::{
+    Event, World,
+    site::{HELD, Site},
+};
 use crate::model::{Exemption, Journal, SetBack, is_end};
 
 impl World {
@@ -80,11 +83,15 @@ impl World {
             self.sites[site].rotten = None;
         }
         self.model.leases[site].retain(&bytes);
-        let recorded = self.model.sites[site].limit.as_ref().and_then(|l| l.hold.clone());
         let home = &mut self.homes[self.sites[site].home];
-        let known = recorded.is_some_and(|h| h.new == home.agent.value && h.inode == home.agent.inode);
-        if home.is_held() && !known {
-            home.orphans.insert((home.agent.inode, home.agent.value.clone()));
+        for resource in HELD {
+            let limit = self.model.sites[site].limits.get(&(resource as i32));
+            let value = home.agent.stands(resource).to_owned();
+            let recorded = limit.and_then(|l| l.hold.as_ref());
+            let known = recorded.is_some_and(|h| h.new == value && h.inode == home.agent.inode);
+            if home.is_held(resource) && !known {
+                home.orphans.insert((home.agent.inode, value));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! One sidecar beside its agent: carries out the core's actions one at a time, so that anything may strike between two.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use pitwall_proto::v1;
+use pitwall_proto::v1::{self, Resource};
 use pitwall_sidecar_core::{
     Core,
     io::{Action, Identity, Input},
@@ -20,7 +20,9 @@ use crate::{
     model::{CheckName, SetBack},
 };
 
-const RUNGS: [&str; 2] = ["throttle.cpu.cgroup2", "kill"];
+const RUNGS: [&str; 3] = ["throttle.cpu.cgroup2", "throttle.memory.cgroup2", "kill"];
+/// What agents are held below here.
+pub const HELD: [Resource; 2] = [Resource::Cpu, Resource::Memory];
 
 pub struct Process {
     pub gen_: u64,
@@ -68,13 +70,19 @@ impl Home {
         }
     }
 
-    pub fn is_limited(&self) -> bool {
-        self.agent.value != UNLIMITED
+    pub fn is_limited(&self, resource: Resource) -> bool {
+        self.agent.stands(resource) != UNLIMITED
     }
 
     /// Held by a limit that somebody remembers.
-    pub fn is_held(&self) -> bool {
-        self.is_limited() && !self.orphans.contains(&(self.agent.inode, self.agent.value.clone()))
+    pub fn is_held(&self, resource: Resource) -> bool {
+        let value = self.agent.stands(resource);
+        self.is_limited(resource) && !self.orphans.contains(&(self.agent.inode, value.to_owned()))
+    }
+
+    /// The same of any resource; at which value.
+    pub fn held_at(&self) -> Option<&str> {
+        HELD.into_iter().find(|r| self.is_held(*r)).map(|r| self.agent.stands(r))
     }
 }
 

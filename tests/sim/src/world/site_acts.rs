@@ -1,4 +1,6 @@
 //! What a sidecar does: the actions of its core, carried out one at a time.
+use std::collections::BTreeSet;
+
 use pitwall_proto::v1::{self, CommandState, check::Rule};
 use pitwall_sidecar_core::io::{Action, Input, Observation};
 
@@ -69,10 +71,9 @@ impl World {
         let name = self.sites[site].name.clone();
         self.tell(&name, || format!("ends with {code}"));
         let home = &self.homes[self.sites[site].home];
-        let holds = code == 0 && home.is_held() && !home.twins;
-        let value = home.agent.value.clone();
-        self.model.require(!holds, Invariant::StopIsBounded, self.now, || {
-            format!("{name} stopped in good order and left its agent held at {value}")
+        let held = home.held_at().filter(|_| code == 0 && !home.twins).map(str::to_owned);
+        self.model.require(held.is_none(), Invariant::StopIsBounded, self.now, || {
+            format!("{name} stopped in good order and left its agent held at {}", held.unwrap_or_default())
         });
         self.site_dies(site, true);
     }
@@ -143,7 +144,8 @@ impl World {
             (Invariant::OverflowIsCounted, std::mem::take(&mut file.uncounted)),
         ];
         let overflows = std::mem::take(&mut file.overflows);
-        self.model.require(leases.len() < 2, Invariant::SupersededHoldsNothing, now, || {
+        let slots: BTreeSet<&i32> = leases.values().collect();
+        self.model.require(leases.len() == slots.len(), Invariant::SupersededHoldsNothing, now, || {
             format!("{name} holds for {leases:?} at once")
         });
         for (invariant, texts) in found {

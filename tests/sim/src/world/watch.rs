@@ -6,6 +6,7 @@ use super::{
     Event, World,
     orchestrator::Losses,
     plans::{FRESH_FOR_MS, HEARTBEAT_MS, HYSTERESIS_MS},
+    site::HELD,
 };
 use crate::model::{Exemption, Invariant, is_end};
 
@@ -55,17 +56,21 @@ impl World {
         }
         let home = &self.homes[at.home];
         let boot = home.host.boot_ms(self.now);
-        let limited = home.is_limited();
-        if limited && (home.twins || !home.is_held()) {
-            let exemption = if home.twins { Exemption::LimitOfTwins } else { Exemption::RecordOfTheLimitLost };
-            self.model.tally.excused(exemption, 1);
-            return self.model.leases[site].not_running();
+        for resource in HELD {
+            let home = &self.homes[self.sites[site].home];
+            let limited = home.is_limited(resource);
+            if limited && (home.twins || !home.is_held(resource)) {
+                let exemption = if home.twins { Exemption::LimitOfTwins } else { Exemption::RecordOfTheLimitLost };
+                self.model.tally.excused(exemption, 1);
+                self.model.leases[site].overheld(boot, resource as i32, false);
+                continue;
+            }
+            let (name, value) = (&self.sites[site].name, home.agent.stands(resource));
+            let overheld = self.model.leases[site].overheld(boot, resource as i32, limited);
+            self.model.require(!overheld, Invariant::NoLeasePastItsEnd, self.now, || {
+                format!("agent of {name} is still held at {value:?}")
+            });
         }
-        let (name, value) = (at.name.clone(), home.agent.value.clone());
-        let overheld = self.model.leases[site].overheld(boot, limited);
-        self.model.require(!overheld, Invariant::NoLeasePastItsEnd, self.now, || {
-            format!("agent of {name} is still held at {value:?}")
-        });
     }
 
     /// A sidecar that was told to stop has ended, and holds nothing any more.

@@ -50,6 +50,8 @@ pub struct Sidecar {
     pub host: String,
     pub incarnation: u64,
     pub lacks: BTreeSet<String>,
+    /// What it can do besides.
+    pub also: BTreeSet<String>,
     /// Of a container: it activates an agent that it does not launch.
     pub beside: bool,
     /// Facts that were not acknowledged, with the moment at which they came up.

@@ -23,6 +23,7 @@ impl World {
 
     pub fn hello_of(&mut self, agent: &str) -> v1::Hello {
         let lacks = self.sidecar(agent).lacks.clone();
+        let also: Vec<String> = self.sidecar(agent).also.iter().cloned().collect();
         let sidecar = self.sidecar(agent);
         v1::Hello {
             project: String::new(),
@@ -40,6 +41,7 @@ impl World {
             version: "0.1.0".into(),
             capabilities: CAPABILITIES
                 .into_iter()
+                .chain(also.iter().map(String::as_str))
                 .map(|name| v1::Capability {
                     name: name.into(),
                     available: !lacks.contains(name),
@@ -335,7 +337,7 @@ impl World {
 
     pub fn kill(&mut self, agent: &str, pid: i32) -> Result<v1::Command, Refusal> {
         let process = Some(v1::ProcessIdentity { pid, ..Default::default() });
-        self.issue(agent, command_spec::Kind::Kill(v1::Kill { process, grace_ms: 0 }))
+        self.issue(agent, command_spec::Kind::Kill(v1::Kill { process, ..Default::default() }))
     }
 
     pub fn update(&mut self, agent: &str, id: &str, state: CommandState, detail: &str) {

@@ -226,13 +226,13 @@ impl Player {
                 world.fact(agent, fact::Kind::ProcessGone(gone));
             }
             ["measures", measured, "of", asked] => {
-                let measured = measured.parse().ok()?;
-                let asked = asked.parse().ok()?;
+                let measured: f64 = measured.parse().ok()?;
+                let asked: f64 = asked.parse().ok()?;
                 let effect = v1::EffectMeasured {
                     command: self.last.clone(),
                     resource: Resource::Cpu as i32,
                     asked,
-                    measured,
+                    measured: Some(measured),
                     over_ms: 2_000,
                     held: measured <= asked * 1.1,
                 };

@@ -89,13 +89,13 @@ fn a_directive_lies_in_the_inbox_once() {
 fn a_throttle_holds_is_measured_and_ends_by_itself() {
     let mut world = begun();
     let id = world.issue(throttle(0.2, 20_000, 60_000), 10_000);
-    world.run(1_000);
+    world.run(5_000);
     assert_eq!(world.value, "4000 20000");
-    assert_eq!(world.result(&id), None);
-    world.run(4_000);
+    assert_eq!(world.result(&id), None, "measured for 5 s");
+    world.run(3_000);
     assert_eq!(world.result(&id), Some(S::Succeeded));
-    assert_eq!(world.orchestrator.details[&id], "asked 0.20, measured 0.20 over 2 s");
-    world.run(14_500);
+    assert_eq!(world.orchestrator.details[&id], "asked 0.20, measured 0.20 over 5 s");
+    world.run(11_500);
     assert_eq!(world.value, "4000 20000");
     world.run(1_000);
     assert_eq!(world.value, OLD);
@@ -107,7 +107,7 @@ fn a_throttle_that_does_not_hold_has_failed_and_is_undone() {
     let mut world = begun();
     let id = world.issue(throttle(0.2, 20_000, 60_000), 10_000);
     world.run(500);
-    for _ in 0..4 {
+    for _ in 0..7 {
         let mut sample = world.sample();
         sample.agent.cpu_cores = Some(0.9);
         world.boot_ms += 1_000;
@@ -200,7 +200,7 @@ fn the_newer_throttle_takes_the_place_of_the_older_and_unthrottle_ends_it() {
     let first = world.issue(throttle(0.2, 60_000, 60_000), 10_000);
     world.run(1_000);
     let second = world.issue(throttle(0.3, 60_000, 60_000), 10_000);
-    world.run(5_000);
+    world.run(7_500);
     assert_eq!(world.result(&first), Some(S::Superseded));
     assert_eq!(world.result(&second), Some(S::Succeeded));
     assert_eq!(world.value, "6000 20000");

@@ -3,10 +3,10 @@
 //! and no limit was written or stood past the end of its lease while a sidecar ran.
 use std::collections::BTreeMap;
 
-use pitwall_proto::v1::{self, CommandState as S, command_spec::Kind as Spec, fact};
+use pitwall_proto::v1::{self, CommandState as S, Resource, command_spec::Kind as Spec, fact};
 use proptest::{prelude::*, test_runner::RngSeed};
 
-use super::world::{OLD, World, kill, renewal, tell, throttle};
+use super::world::{World, kill, limit, renewal, tell, throttle};
 use crate::{clock::Jitter, io::Input};
 
 const STEPS: usize = 400;
@@ -49,9 +49,12 @@ impl Simulation {
                 let (for_ms, ttl_ms) = (5_000 + self.dice.up_to(20_000) as u32, 4_000);
                 // From its receipt, which is not before now and not after its time to start.
                 self.held_until = self.held_until.max(self.world.boot_ms + 20_000 + u64::from(for_ms));
-                throttle(0.1 + self.dice.up_to(3) as f64 / 10.0, for_ms, ttl_ms)
+                self.throttle(for_ms, ttl_ms)
             }
-            5 => Spec::Unthrottle(v1::Unthrottle::default()),
+            5 => {
+                let resource = [Resource::Unspecified, Resource::Cpu, Resource::Memory][self.dice.up_to(2) as usize];
+                Spec::Unthrottle(v1::Unthrottle { resource: resource as i32 })
+            }
             _ => {
                 let told = self.world.orchestrator.facts.values().filter_map(|f| match f {
                     fact::Kind::AgentSeen(seen) => Some(seen.incarnation),
@@ -62,6 +65,22 @@ impl Simulation {
             }
         };
         self.world.issue(spec, 20_000);
+    }
+
+    /// Of any resource, of the agent or of one process, by any rung.
+    fn throttle(&mut self, for_ms: u32, ttl_ms: u32) -> Spec {
+        let low = self.dice.up_to(3) as f64;
+        let some = self.world.processes.last().copied().filter(|_| self.dice.up_to(2) == 0);
+        match self.dice.up_to(5) {
+            0 | 1 => throttle(0.1 + low / 10.0, for_ms, ttl_ms),
+            2 => {
+                let via = "affinity".into();
+                Spec::Throttle(v1::Throttle { cpu_cores: 0.2 + low, via, for_ms, ttl_ms, ..Default::default() })
+            }
+            3 => limit(Resource::Memory, 1e6 + low, some, for_ms, ttl_ms),
+            4 => limit(Resource::Cpu, 0.1 + low / 10.0, some, for_ms, ttl_ms),
+            _ => limit(Resource::Pids, 10.0 + low, None, for_ms, ttl_ms),
+        }
     }
 
     fn step(&mut self) {
@@ -112,7 +131,7 @@ impl Simulation {
             assert_eq!(world.orchestrator.facts.get(seq), Some(kind), "fact {seq} never arrived");
         }
         // Invariant 4.
-        assert_eq!(world.value, OLD, "a limit outlived its lease");
+        assert!(world.is_free(), "a limit outlived its lease: {} {:?}", world.value, world.others);
         assert!(world.holds.iter().all(|at| *at <= self.held_until), "a limit was written past the end of its lease");
         // Invariant 3.
         let mut restarts = 0;
@@ -177,10 +196,12 @@ proptest! {
 /// One command of each kind, and a crash after every single step of it.
 #[test]
 fn invariant_3_a_crash_at_every_step_of_a_command_lets_it_act_at_most_once() {
-    let specs: [fn() -> Spec; 4] = [
+    let specs: [fn() -> Spec; 6] = [
         || tell("look"),
         || kill(101, 8),
         || throttle(0.2, 15_000, 15_000),
+        || limit(Resource::Memory, 1e9, None, 15_000, 15_000),
+        || limit(Resource::Cpu, 0.2, Some((101, 8)), 15_000, 15_000),
         || Spec::Restart(v1::Restart { incarnation: 1, grace_ms: 0 }),
     ];
     for spec in specs {
@@ -200,11 +221,49 @@ fn invariant_3_a_crash_at_every_step_of_a_command_lets_it_act_at_most_once() {
                 let about = format!("{:?} after {crash_after}, {torn}: {:?}", spec(), world.orchestrator.states);
                 assert!(world.result(&id).is_some(), "{about}");
                 assert!(world.launches <= 1 && world.ended <= 1 && world.killed.len() <= 1, "{about}");
-                assert_eq!(world.value, OLD, "{about}");
+                assert!(world.is_free(), "{about}");
                 if matches!(spec(), Spec::Directive(_) | Spec::Kill(_) | Spec::Throttle(_)) {
                     assert_eq!(world.result(&id), Some(S::Succeeded), "{about}");
                 }
             }
+        }
+    }
+}
+
+/// Limits of several slots at once, each at another step, and a crash after every single one: each ends by itself, and
+/// brings back what stood there first.
+#[test]
+fn invariant_4_a_crash_at_every_step_of_several_limits_leaves_none_behind() {
+    for crash_after in 0..60 {
+        for torn in [0, 60, usize::MAX] {
+            let mut world = World::new();
+            world.processes.push((101, 8));
+            world.run(3_000);
+            let ids = [
+                throttle(0.2, 15_000, 15_000),
+                limit(Resource::Memory, 1e9, None, 12_000, 15_000),
+                limit(Resource::Pids, 50.0, None, 15_000, 15_000),
+                limit(Resource::Cpu, 0.1, Some((101, 8)), 14_000, 15_000),
+                // In the place of the first.
+                throttle(0.3, 9_000, 15_000),
+            ]
+            .map(|spec| world.issue(spec, 20_000));
+            for _ in 0..crash_after {
+                world.step();
+            }
+            world.crash(torn);
+            world.boot_ms += 500;
+            world.start();
+            world.run(6_000);
+            let about = format!("after {crash_after}, {torn}: {:?}", world.orchestrator.states);
+            assert_eq!(world.value, "6000 20000", "{about}");
+            assert_eq!(world.stands_for(Resource::Memory), "1000000000", "{about}");
+            world.run(14_000);
+            assert!(world.is_free(), "{about}: {} {:?}", world.value, world.others);
+            let results = ids.map(|id| world.result(&id));
+            let succeeded = Some(S::Succeeded);
+            assert_eq!(results, [Some(S::Superseded), succeeded, succeeded, succeeded, succeeded], "{about}");
+            assert!(world.durable.limits.is_empty() && world.durable.leases.is_empty(), "{about}");
         }
     }
 }

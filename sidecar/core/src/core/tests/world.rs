@@ -6,11 +6,14 @@ use pitwall_proto::v1::{self, command_spec::Kind as Spec, connect_response::Body
 use super::orchestrator::Orchestrator;
 use crate::{
     Core,
-    io::{Action, Effect, EffectOutcome, Hold, HoldState, Identity, Input, Now, Sample},
+    io::{Action, Effect, EffectOutcome, Hold, HoldState, Identity, Input, Now, Sample, Slot},
     kept,
+    slot::SlotKey,
 };
 
 pub const OLD: &str = "max 20000";
+/// Of every other limit than the CPU's of the whole agent.
+pub const FREE: &str = "free";
 
 pub struct World {
     pub boot_ms: u64,
@@ -35,6 +38,10 @@ pub struct World {
     /// The agent's cgroup.
     pub value: String,
     pub inode: u64,
+    /// What stands at all other places: by slot and rung.
+    pub others: BTreeMap<(SlotKey, String), String>,
+    /// Examining these finds that they cannot be held so low.
+    pub in_use: BTreeMap<SlotKey, f64>,
     pub holds: Vec<u64>,
     pub cpu: f64,
     pub logs: Vec<String>,
@@ -54,6 +61,15 @@ pub struct World {
     pub place: String,
     pub starts: u32,
 }
+
+const RUNGS: [&str; 6] = [
+    "throttle.cpu.cgroup2",
+    "throttle.cpu.affinity",
+    "throttle.memory.cgroup2",
+    "throttle.pids.cgroup2",
+    "throttle.weight.nice",
+    "throttle.freeze.cgroup2",
+];
 
 pub fn process(pid: i32, start_ticks: u64) -> v1::ProcessIdentity {
     v1::ProcessIdentity { pid, start_ticks, name: "agent".into() }
@@ -81,6 +97,8 @@ impl World {
             ended: 0,
             value: OLD.into(),
             inode: 1,
+            others: BTreeMap::new(),
+            in_use: BTreeMap::new(),
             holds: Vec::new(),
             cpu: 0.4,
             logs: Vec::new(),
@@ -113,9 +131,11 @@ impl World {
             fresh_instance: format!("instance-{}", self.lives),
             version: "1".into(),
             host: v1::HostUsage { boot_id: self.boot_id.clone(), ..Default::default() },
-            capabilities: ["throttle.cpu.cgroup2", "kill", if self.beside { "activate" } else { "launch" }, "restart"]
+            capabilities: RUNGS
+                .into_iter()
+                .chain(["kill", if self.beside { "activate" } else { "launch" }, "restart"])
                 .map(capability)
-                .into(),
+                .collect(),
             place: self.place.clone(),
             seed: self.lives,
         };
@@ -198,7 +218,7 @@ impl World {
         let cpu = limit.map_or(self.cpu, |l| l.min(self.cpu));
         let usage = |(pid, ticks): &(i32, u64)| v1::ProcessUsage {
             identity: Some(process(*pid, *ticks)),
-            cpu_cores: Some(cpu / self.processes.len() as f64),
+            cpu_cores: Some(self.own_limit((*pid, *ticks)).min(cpu / self.processes.len() as f64)),
             ..Default::default()
         };
         Sample {
@@ -208,6 +228,12 @@ impl World {
             agent: v1::Usage { cpu_cores: Some(cpu), ..Default::default() },
             ..Default::default()
         }
+    }
+
+    fn own_limit(&self, process: (i32, u64)) -> f64 {
+        let key = SlotKey { resource: v1::Resource::Cpu as i32, target: Some(process) };
+        let value = self.others.get(&(key, "cgroup2".into()));
+        value.and_then(|value| value.parse().ok()).unwrap_or(f64::INFINITY)
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -270,29 +296,24 @@ impl World {
                     EffectOutcome::Failed { why: "another file of that name".into() }
                 }
             }
-            Effect::Examine { slot, amount } => EffectOutcome::Examined(Hold {
-                slot,
-                rung: "cgroup2".into(),
-                place: "/cg".into(),
-                inode: self.inode,
-                boot_id: self.boot_id.clone(),
-                old: self.value.clone(),
-                new: format!("{} 20000", (amount * 20_000.0) as u64),
-                amount,
-            }),
+            Effect::Examine { slot, amount } => self.examine(slot, amount),
             Effect::Hold(hold) => {
                 // Invariant 2, here: the value it will have to put back is in the file.
-                let recorded = self.durable.limit.as_ref().and_then(|l| l.hold.as_ref()).expect("recorded before");
+                let recorded = self.durable.limits.get(&key_of(&hold.slot)).and_then(|l| l.hold.as_ref());
+                let recorded = recorded.expect("recorded before");
                 assert_eq!((&recorded.new, &recorded.old), (&hold.new, &hold.old));
+                if self.state_of(&hold) == HoldState::Gone {
+                    return EffectOutcome::Failed { why: "it is gone".into() };
+                }
                 self.holds.push(self.boot_ms);
-                self.value = hold.new;
+                *self.stands(&hold.slot, &hold.rung) = hold.new;
                 EffectOutcome::Ok { detail: "written".into() }
             }
             Effect::Verify(hold) => EffectOutcome::Verified(self.state_of(&hold)),
             Effect::Release(hold) => {
                 let state = self.state_of(&hold);
                 if state == HoldState::Ours {
-                    self.value = hold.old;
+                    *self.stands(&hold.slot, &hold.rung) = hold.old;
                 }
                 EffectOutcome::Released(state)
             }
@@ -321,14 +342,59 @@ impl World {
         }
     }
 
-    fn state_of(&self, hold: &Hold) -> HoldState {
-        if hold.inode != self.inode || hold.boot_id != self.boot_id {
-            HoldState::Gone
-        } else if self.value == hold.new {
-            HoldState::Ours
-        } else {
-            HoldState::Foreign(self.value.clone())
+    fn examine(&mut self, slot: Slot, amount: f64) -> EffectOutcome {
+        let key = key_of(&slot);
+        if !self.is_there(key) {
+            return EffectOutcome::Failed { why: "no such process".into() };
         }
+        if self.in_use.get(&key).is_some_and(|used| amount < *used) {
+            return EffectOutcome::Failed { why: "more than that is in use".into() };
+        }
+        let best = if key.resource() == v1::Resource::CpuWeight { "nice" } else { "cgroup2" };
+        let rung = if slot.via.is_empty() { best.to_owned() } else { slot.via.clone() };
+        let whole_cpu = key.resource() == v1::Resource::Cpu && key.target.is_none();
+        EffectOutcome::Examined(Hold {
+            place: key.target.map_or_else(|| "/cg".into(), |(pid, _)| format!("/cg/{pid}")),
+            inode: self.inode,
+            boot_id: self.boot_id.clone(),
+            old: self.stands(&slot, &rung).clone(),
+            new: if whole_cpu { format!("{} 20000", (amount * 20_000.0) as u64) } else { amount.to_string() },
+            amount,
+            slot,
+            rung,
+        })
+    }
+
+    fn is_there(&self, key: SlotKey) -> bool {
+        key.target.is_none_or(|target| self.processes.contains(&target))
+    }
+
+    /// The value at the place where this rung would write.
+    fn stands(&mut self, slot: &Slot, rung: &str) -> &mut String {
+        let key = key_of(slot);
+        if key.resource() == v1::Resource::Cpu && key.target.is_none() && rung == "cgroup2" {
+            return &mut self.value;
+        }
+        self.others.entry((key, rung.into())).or_insert_with(|| FREE.into())
+    }
+
+    /// What stands for this resource of the whole agent, by the rung that is best.
+    pub fn stands_for(&mut self, resource: v1::Resource) -> String {
+        let rung = if resource == v1::Resource::CpuWeight { "nice" } else { "cgroup2" };
+        self.stands(&Slot { resource, process: None, via: String::new() }, rung).clone()
+    }
+
+    /// Nothing of ours is left anywhere; where a process is gone, nothing can be.
+    pub fn is_free(&self) -> bool {
+        self.value == OLD && self.others.iter().all(|((key, _), value)| !self.is_there(*key) || value == FREE)
+    }
+
+    fn state_of(&mut self, hold: &Hold) -> HoldState {
+        if hold.inode != self.inode || hold.boot_id != self.boot_id || !self.is_there(key_of(&hold.slot)) {
+            return HoldState::Gone;
+        }
+        let now = self.stands(&hold.slot, &hold.rung).clone();
+        if now == hold.new { HoldState::Ours } else { HoldState::Foreign(now) }
     }
 }
 
@@ -336,12 +402,23 @@ pub fn throttle(cpu_cores: f64, for_ms: u32, ttl_ms: u32) -> Spec {
     Spec::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms, ..Default::default() })
 }
 
+/// Of the whole agent, or of one process.
+pub fn limit(resource: v1::Resource, amount: f64, of: Option<(i32, u64)>, for_ms: u32, ttl_ms: u32) -> Spec {
+    let process = of.map(|(pid, ticks)| process(pid, ticks));
+    Spec::Throttle(v1::Throttle { resource: resource as i32, amount, process, for_ms, ttl_ms, ..Default::default() })
+}
+
+fn key_of(slot: &Slot) -> SlotKey {
+    let target = slot.process.as_ref().map(|p| (p.pid, p.start_ticks));
+    SlotKey { resource: slot.resource as i32, target }
+}
+
 pub fn tell(text: &str) -> Spec {
     Spec::Directive(v1::Directive { text: text.into(), ..Default::default() })
 }
 
 pub fn kill(pid: i32, start_ticks: u64) -> Spec {
-    Spec::Kill(v1::Kill { process: Some(process(pid, start_ticks)), grace_ms: 0 })
+    Spec::Kill(v1::Kill { process: Some(process(pid, start_ticks)), ..Default::default() })
 }
 
 pub fn renewal(ids: &[&str]) -> Down {
