@@ -173,7 +173,8 @@ pub enum Effect {
     /// Put the old value back, where the value is still ours.
     Release(Hold),
     /// TERM, grace, KILL for one process; pid and start time must both match, and it must belong to the agent.
-    Kill { process: v1::ProcessIdentity, grace_ms: u32 },
+    /// `tree`: it and its descendants, those included that are born meanwhile.
+    Kill { process: v1::ProcessIdentity, grace_ms: u32, tree: bool },
     /// Start the launch command. Rejected by the core where the capability `launch` is absent.
     Launch,
     /// End every process of the agent: TERM to the root, grace, KILL to what is left.

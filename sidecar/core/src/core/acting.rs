@@ -263,7 +263,7 @@ impl Core {
             self.work.recovered.remove(id);
         }
         let grace_ms = if kill.grace_ms == 0 { KILL_GRACE_MS } else { kill.grace_ms };
-        self.begin(id, Purpose::Kill(id.clone()), Effect::Kill { process: target, grace_ms });
+        self.begin(id, Purpose::Kill(id.clone()), Effect::Kill { process: target, grace_ms, tree: false });
     }
 
     fn proceed_life(&mut self, command: &state::Command, grace_ms: u32, recovered: bool) {
