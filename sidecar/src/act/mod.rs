@@ -36,7 +36,7 @@ mod value;
 
 pub use agent::AgentHandle;
 use agent::AgentView;
-pub(crate) use capability::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE, effective_capabilities};
+pub(crate) use capability::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE, effective_capabilities};
 
 use crate::sample::cgroup::{Hierarchies, Places};
 use crate::sample::procfs::{boot_id, identity_of};

@@ -115,7 +115,7 @@ async fn a_process_of_somebody_else_is_measured_and_never_started_or_stopped() {
         .collect();
     let end = why(actor.carry_out(Effect::EndAgent { root: root.clone(), grace_ms: 100 }).await);
     let limit = why(actor.carry_out(Effect::Examine { slot: whole_cpu(), amount: 0.5 }).await);
-    let kill = ok(actor.carry_out(Effect::Kill { process: root.clone(), grace_ms: 5_000 }).await);
+    let kill = ok(actor.carry_out(Effect::Kill { process: root.clone(), grace_ms: 5_000, tree: false }).await);
     other.wait().unwrap();
     assert_eq!((started, sample.root), (Started::Watching, Some(root)));
     for name in ["launch", "activate", "restart", "throttle.cpu.duty-cycle", "throttle.cpu.cgroup1"] {
