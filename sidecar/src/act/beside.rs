@@ -6,9 +6,9 @@ use anyhow::anyhow;
 use pitwall_sidecar_core::io::EffectOutcome;
 
 use super::agent::AgentView;
+use super::files::Files;
 use super::held::Held;
 use super::kill::living;
-use super::files::Files;
 use super::value::Version;
 use super::{Actor, AgentTarget, Config, RestartedBy};
 use crate::sample::beside::Beside;
@@ -46,7 +46,9 @@ impl Actor {
         let Some(beside) = &view.beside else { return self.without_place.clone() };
         match &view.root {
             Some(root) => match beside.places_of(root.pid) {
-                Ok(_) => format!("the agent's cgroup has no {} controller of {} here", files.controller(), files.rung()),
+                Ok(_) => {
+                    format!("the agent's cgroup has no {} controller of {} here", files.controller(), files.rung())
+                }
                 Err(why) => why,
             },
             None => "no process of the agent was seen yet".into(),
@@ -59,11 +61,7 @@ impl Actor {
         let controller = if files.version == Version::V1 { Some(files.controller()) } else { None };
         let bound = beside.hierarchies.bound_of(controller)?;
         let Some(parent) = bound.first() else {
-            return Err(format!(
-                "no {} cgroup of {} is bound into this container",
-                files.controller(),
-                files.rung()
-            ));
+            return Err(format!("no {} cgroup of {} is bound into this container", files.controller(), files.rung()));
         };
         // Before there is a leaf its parent has the same files. It is only asked for, never written.
         files.writable(parent)

@@ -100,9 +100,11 @@ impl Actor {
                         of(&name, self.has_files(&view, files), &how)
                     }
                     Rung::Duty => of(&name, self.may_stop(), START_IT_HERE),
-                    Rung::Threads(knob) => {
-                        of(&name, self.has_threads(&view, knob), "cap_add: [SYS_NICE] on the sidecar, or start it as root")
-                    }
+                    Rung::Threads(knob) => of(
+                        &name,
+                        self.has_threads(&view, knob),
+                        "cap_add: [SYS_NICE] on the sidecar, or start it as root",
+                    ),
                     Rung::Gpu(setting) => {
                         let found = gpu::probe(self.gpu_library.as_deref(), setting, !self.config.only_looks);
                         of(&name, found, GPU_RIGHTS)
@@ -154,7 +156,8 @@ impl Actor {
         let procs = leaf.join("cgroup.procs");
         let at = |e: std::io::Error| format!("{} cannot be written: {e}", procs.display());
         for path in [leaf, &procs] {
-            rustix::fs::access(path, Access::WRITE_OK).map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
+            rustix::fs::access(path, Access::WRITE_OK)
+                .map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
         }
         if self.config.only_looks {
             return Ok(());

@@ -73,20 +73,17 @@ pub fn probe(library: Option<&OsStr>, setting: Setting, acts: bool) -> Result<()
 }
 
 /// What would be written, and what is there; changes nothing.
-pub fn examine(
-    library: Option<&OsStr>,
-    setting: Setting,
-    amount: f64,
-    agents: &HashSet<u32>,
-) -> Result<Found, String> {
+pub fn examine(library: Option<&OsStr>, setting: Setting, amount: f64, agents: &HashSet<u32>) -> Result<Found, String> {
     if !amount.is_finite() || amount <= 0.0 {
         return Err(format!("{amount} is no amount that can be held"));
     }
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     if namespace.as_os_str() != FIRST_PID_NAMESPACE {
-        return Err("the driver names processes as the host does, which cannot be told from here: whose a GPU is, is not \
+        return Err(
+            "the driver names processes as the host does, which cannot be told from here: whose a GPU is, is not \
                     known in a pid namespace of its own"
-            .into());
+                .into(),
+        );
     }
     let nvml = open(library)?;
     let count = nvml.device_count().map_err(|e| format!("the driver does not tell its devices: {e}"))?;
@@ -165,8 +162,9 @@ impl Setting {
         match self {
             Self::Power => device.set_power_management_limit(value.parse().map_err(|_| NvmlError::InvalidArg)?),
             Self::Clock => match highest(value) {
-                Some(max_clock_mhz) => device
-                    .set_gpu_locked_clocks(GpuLockedClocksSetting::Numeric { min_clock_mhz: 0, max_clock_mhz }),
+                Some(max_clock_mhz) => {
+                    device.set_gpu_locked_clocks(GpuLockedClocksSetting::Numeric { min_clock_mhz: 0, max_clock_mhz })
+                }
                 None => device.reset_gpu_locked_clocks(),
             },
         }

@@ -49,9 +49,9 @@ pub fn noun(resource: Resource) -> &'static str {
 impl Rung {
     /// Best first.
     pub fn ladder(resource: Resource) -> Vec<Self> {
-        let files = What::of(resource).into_iter().flat_map(|what| {
-            [Version::V2, Version::V1].map(|version| Self::Files(Files { what, version }))
-        });
+        let files = What::of(resource)
+            .into_iter()
+            .flat_map(|what| [Version::V2, Version::V1].map(|version| Self::Files(Files { what, version })));
         let others: &[Self] = match resource {
             Resource::Cpu => &[Self::Duty, Self::Threads(Knob::Affinity)],
             Resource::CpuWeight => &[Self::Threads(Knob::Nice)],

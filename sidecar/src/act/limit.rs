@@ -134,8 +134,11 @@ impl Actor {
         let old = beneath.map_or(now, |h| h.old);
         let mut new = files.limited(directory, &old, amount)?;
         // Another slot may hold the same file: the strictest holds.
-        let others = lock(&self.held).iter().filter(|h| same_file(h, files, &place, inode) && h.slot != *slot)
-            .map(|h| h.new.clone()).min_by(|a, b| files.strictness(a).total_cmp(&files.strictness(b)));
+        let others = lock(&self.held)
+            .iter()
+            .filter(|h| same_file(h, files, &place, inode) && h.slot != *slot)
+            .map(|h| h.new.clone())
+            .min_by(|a, b| files.strictness(a).total_cmp(&files.strictness(b)));
         if let Some(stricter) = others.filter(|other| files.strictness(other) < files.strictness(&new)) {
             new = stricter;
         }
@@ -480,9 +483,7 @@ impl Actor {
     fn strictest(&self, hold: &Hold, files: Files) -> Option<String> {
         let held = lock(&self.held);
         let others = held.iter().filter(|h| same_file(h, files, &hold.place, hold.inode) && h.slot != hold.slot);
-        others
-            .min_by(|a, b| files.strictness(&a.new).total_cmp(&files.strictness(&b.new)))
-            .map(|h| h.new.clone())
+        others.min_by(|a, b| files.strictness(&a.new).total_cmp(&files.strictness(&b.new))).map(|h| h.new.clone())
     }
 
     fn remember(&self, hold: &Hold) {

@@ -153,10 +153,21 @@ fn is_limited(directory: &Path) -> bool {
     })
 }
 
+/// Whoever enters it does nothing more.
+pub(super) fn is_frozen(directory: &Path) -> bool {
+    let text = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+    let v2 = text("cgroup.freeze").trim() == "1" || text("cgroup.events").lines().any(|line| line == "frozen 1");
+    v2 || !matches!(text("freezer.state").trim(), "" | "THAWED")
+}
+
 /// A short-lived process of this program moves itself to each place. Gives back those that refused it.
 fn try_to_join(places: &Places, self_exe: &Path) -> Result<Vec<PathBuf>, String> {
     let mut refused = Vec::new();
     for directory in places.directories() {
+        // An earlier life's, with its agent frozen: whoever enters it stands still, and this would wait for ever.
+        if is_frozen(directory) {
+            continue;
+        }
         let mut command = Command::new(self_exe);
         command.args(shim::join_only(directory)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let status = command.status().map_err(|e| format!("{} cannot be started: {e}", self_exe.display()))?;

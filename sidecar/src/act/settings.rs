@@ -145,9 +145,9 @@ impl Actor {
             return Ok(HoldState::Gone);
         }
         let old = Old::parse(&hold.old);
-        let newer = super::agent::lock(&self.held).iter().any(|h| {
-            *h != *hold && (&h.rung, &h.place, h.inode) == (&hold.rung, &hold.place, hold.inode)
-        });
+        let newer = super::agent::lock(&self.held)
+            .iter()
+            .any(|h| *h != *hold && (&h.rung, &h.place, h.inode) == (&hold.rung, &hold.place, hold.inode));
         if newer {
             return Ok(HoldState::Ours);
         }
@@ -222,7 +222,8 @@ impl Actor {
         if hold.boot_id != self.boot_id {
             return Ok(HoldState::Gone);
         }
-        let newer = super::agent::lock(&self.held).iter().any(|h| h.slot == hold.slot && h.place == hold.place && h != hold);
+        let newer =
+            super::agent::lock(&self.held).iter().any(|h| h.slot == hold.slot && h.place == hold.place && h != hold);
         if newer {
             return Ok(HoldState::Ours);
         }

@@ -310,9 +310,14 @@ mod tests {
             assert_eq!((cores_of(text), list(&cores)), (cores.clone(), text.to_owned()));
             assert_eq!(list_of(&set_of(text)), text);
         }
-        for (now, amount, then) in [("0-3", 1.0, Some("0")), ("0-3", 1.2, Some("0-1")), ("2,5-6", 0.1, Some("2")),
-            ("0-3", 4.0, None), ("0", 0.5, None), ("0-1", f64::NAN, None)]
-        {
+        for (now, amount, then) in [
+            ("0-3", 1.0, Some("0")),
+            ("0-3", 1.2, Some("0-1")),
+            ("2,5-6", 0.1, Some("2")),
+            ("0-3", 4.0, None),
+            ("0", 0.5, None),
+            ("0-1", f64::NAN, None),
+        ] {
             assert_eq!(first_cores(now, amount).ok().as_deref(), then, "{now} {amount}");
         }
         assert!(cores_of("0-99999999999").len() <= CpuSet::MAX_CPU);

@@ -27,10 +27,8 @@ struct Tree {
 impl Tree {
     fn of(root: &v1::ProcessIdentity, all: &[Stat]) -> Self {
         let leads = all.iter().any(|s| s.is(root) && s.session == root.pid);
-        let mut tree = Self {
-            members: HashSet::from([(root.pid, root.start_ticks)]),
-            session: leads.then_some(root.pid),
-        };
+        let mut tree =
+            Self { members: HashSet::from([(root.pid, root.start_ticks)]), session: leads.then_some(root.pid) };
         tree.join(all);
         tree
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::cgroup::{Hierarchies, Places};
 use super::procfs::{ProcFs, Stat};
-use crate::act::held::Held;
 use crate::act::child::leaf_of;
+use crate::act::held::Held;
 use crate::act::places::guard;
 
 /// 10 s at the usual 100 ticks a second.

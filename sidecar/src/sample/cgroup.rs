@@ -173,7 +173,8 @@ impl Hierarchies {
             let mine = own.lines().find_map(|line| {
                 let mut parts = line.splitn(3, ':').skip(1);
                 let (controllers, path) = (parts.next()?, parts.next()?);
-                let fits = if v2 { controllers.is_empty() } else { controllers.split(',').any(|c| Some(c) == controller) };
+                let fits =
+                    if v2 { controllers.is_empty() } else { controllers.split(',').any(|c| Some(c) == controller) };
                 fits.then_some(path)
             });
             if mine.is_some_and(|path| mount.covers(path)) {

@@ -8,8 +8,8 @@ use pitwall_sidecar::sample::procfs::{ProcFs, identity_of};
 use pitwall_sidecar_core::io::{Effect, Hold, HoldState};
 
 use crate::bench::{
-    Bench, Swept, capability, clean_up, examine_slot, hold, launched, living, next_life, ok, raw, release, skip, slot, until,
-    verify, why,
+    Bench, Swept, capability, clean_up, examine_slot, hold, launched, living, next_life, ok, raw, release, skip, slot,
+    until, verify, why,
 };
 
 /// Two children; the first starts another one when it is told to.
@@ -164,7 +164,8 @@ async fn the_end_of_the_process_is_the_end_of_its_limit() {
     let held = examine_slot(&actor, slot(Resource::Cpu, Some(&second), rung), 0.2).await.unwrap();
     hold(&actor, &held).await;
     ok(actor.carry_out(Effect::Kill { process: second.clone(), grace_ms: 5_000, tree: false }).await);
-    until("its parent has seen it", || ProcFs::default().stat(second.pid).is_none_or(|s| !s.alive()).then_some(())).await;
+    until("its parent has seen it", || ProcFs::default().stat(second.pid).is_none_or(|s| !s.alive()).then_some(()))
+        .await;
     assert_eq!(verify(&actor, &held).await, HoldState::Gone);
     assert!(!Path::new(&held.place).exists());
     assert_eq!(release(&actor, &held).await, HoldState::Gone);

@@ -6,7 +6,8 @@ use pitwall_sidecar::sample::procfs::{ProcFs, Stat, is_alive};
 use pitwall_sidecar_core::io::{Effect, HoldState};
 
 use crate::bench::{
-    Bench, SIDECAR, Swept, capability, clean_up, examine_slot, hold, launched, ok, raw, release, skip, slot, until, verify,
+    Bench, SIDECAR, Swept, capability, clean_up, examine_slot, hold, launched, ok, raw, release, skip, slot, until,
+    verify,
 };
 
 const RUNGS: [(&str, &str); 2] = [("cgroup2", "cgroup.freeze"), ("cgroup1", "freezer.self_freezing")];
@@ -79,7 +80,7 @@ async fn a_freeze_ends_with_the_sidecar() {
         launched(&actor).await;
         let held = examine_slot(&actor, slot(Resource::Freeze, None, rung), 1.0).await.unwrap();
         // A shell stands for the sidecar: it holds the other end of the guardian's pipe, and is killed.
-        let script = format!("sleep 1000 | {SIDECAR} thaw {rung} {} {}", held.inode, held.place);
+        let script = format!("sleep 1000 | {SIDECAR} thaw {rung} {} {} >/dev/null", held.inode, held.place);
         let mut parent = Command::new("setsid").args(["sh", "-c", &script]).spawn().unwrap();
         let group = parent.id() as i32;
         let of_parent = || {
@@ -111,11 +112,14 @@ async fn a_freeze_ends_with_the_sidecar() {
         let guardians = || {
             let mut pids = Vec::new();
             ProcFs::default().pids(&mut pids);
-            let stats = pids.iter().filter_map(|pid| ProcFs::default().stat(*pid)).filter(|s| s.ppid == me && s.alive());
-            stats.filter(|s| {
-                let line = std::fs::read(format!("/proc/{}/cmdline", s.pid)).unwrap_or_default();
-                String::from_utf8_lossy(&line).contains(&held.place)
-            }).count()
+            let stats =
+                pids.iter().filter_map(|pid| ProcFs::default().stat(*pid)).filter(|s| s.ppid == me && s.alive());
+            stats
+                .filter(|s| {
+                    let line = std::fs::read(format!("/proc/{}/cmdline", s.pid)).unwrap_or_default();
+                    String::from_utf8_lossy(&line).contains(&held.place)
+                })
+                .count()
         };
         assert_eq!(guardians(), 1);
         assert_eq!(verify(&actor, &held).await, HoldState::Ours);

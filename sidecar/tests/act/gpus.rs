@@ -57,10 +57,9 @@ async fn power_and_clock_of_the_agents_own_device_are_held_and_undone() {
     }
     let root = launched(&actor).await;
     driver.tell(&format!("user 1 {}\n", root.pid));
-    for (resource, amount, key, during, after) in [
-        (Resource::GpuPower, 200.0, "power", "200000", "300000"),
-        (Resource::GpuClock, 1200.0, "clock", "1200", "0"),
-    ] {
+    for (resource, amount, key, during, after) in
+        [(Resource::GpuPower, 200.0, "power", "200000", "300000"), (Resource::GpuClock, 1200.0, "clock", "1200", "0")]
+    {
         let held = examine_slot(&actor, slot(resource, None, ""), amount).await.unwrap();
         assert_eq!((held.rung.as_str(), held.place.as_str()), ("nvml", "GPU-1"));
         assert_eq!(driver.told(key, 1).as_deref().unwrap_or(after), after, "examining changes nothing");

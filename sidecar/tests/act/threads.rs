@@ -6,8 +6,8 @@ use rustix::process::{Pid, getpriority_process, setpriority_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::bench::{
-    Bench, Swept, capability, clean_up, examine_slot, hold, launched, living, next_life, release, skip, slot, until, verify,
-    why,
+    Bench, Swept, capability, clean_up, examine_slot, hold, launched, living, next_life, release, skip, slot, until,
+    verify, why,
 };
 
 /// Starts another child when it is told to.
@@ -70,7 +70,10 @@ async fn affinity_holds_all_threads_and_gives_each_back_what_it_had() {
     assert_eq!(verify(&next, &held).await, HoldState::Ours);
     assert_eq!(cores(later.pid), before[..1]);
     assert_eq!(release(&next, &held).await, HoldState::Ours);
-    assert_eq!((cores(root.pid), cores(later.pid), cores(pinned.pid)), (before.clone(), before.clone(), before[1..2].to_vec()));
+    assert_eq!(
+        (cores(root.pid), cores(later.pid), cores(pinned.pid)),
+        (before.clone(), before.clone(), before[1..2].to_vec())
+    );
     assert_eq!(verify(&next, &held).await, HoldState::Foreign(held.old.clone()));
     std::mem::forget(next);
 
@@ -82,7 +85,8 @@ async fn affinity_holds_all_threads_and_gives_each_back_what_it_had() {
     assert_eq!((cores(root.pid), cores(later.pid)), (before.clone(), before[1..2].to_vec()));
 
     // Not asked for by name, it is taken for whole cores alone: here a limit below one core cannot be held by it.
-    let (lesser, _) = bench.life_without_cgroup();
+    let lesser = next_life(&bench).await;
+    lesser.agent().change(|view| (view.places, view.launched) = (Default::default(), false));
     let refusal = examine_slot(&lesser, slot(Resource::Cpu, Some(&root), ""), 0.5).await.unwrap_err();
     assert!(refusal.contains("affinity: "), "{refusal}");
     std::mem::forget(lesser);
