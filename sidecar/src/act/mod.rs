@@ -36,7 +36,7 @@ mod value;
 
 pub use agent::AgentHandle;
 use agent::AgentView;
-pub(crate) use capability::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE, effective_capabilities};
+pub(crate) use capability::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE, effective_capabilities};
 
 use crate::sample::cgroup::{Hierarchies, Places};
 use crate::sample::procfs::{boot_id, identity_of};
@@ -216,7 +216,12 @@ impl Drop for Actor {
     fn drop(&mut self) {
         if self.config.target == AgentTarget::Command {
             for directory in self.agent.view().places.directories() {
-                let _ = places::remove_tree(directory, 0);
+                // One that holds a process keeps also what is empty below it: that is the agent's.
+                let mut pids = Vec::new();
+                crate::sample::cgroup::members(&mut crate::sample::procfs::ProcFs::default(), directory, &mut pids);
+                if pids.is_empty() {
+                    let _ = places::remove_tree(directory, 0);
+                }
             }
         }
     }

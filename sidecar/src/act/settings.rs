@@ -197,9 +197,8 @@ impl Actor {
             found.old = ours;
         }
         blocking(move || {
-            gpu::hold(library.as_deref(), setting, &found).map_err(|why| {
+            gpu::hold(library.as_deref(), setting, &found).inspect_err(|_| {
                 let _ = gpu::release(library.as_deref(), setting, &found);
-                why
             })
         })
         .await?;

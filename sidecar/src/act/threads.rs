@@ -83,7 +83,7 @@ pub fn of_processes(pids: &[i32]) -> Vec<Thread> {
         let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         let tids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
         // A thread's own directory answers below /proc too, though it is not listed there.
-        threads.extend(tids.filter_map(|tid| thread(tid)).take(THREADS_MAX - threads.len().min(THREADS_MAX)));
+        threads.extend(tids.filter_map(thread).take(THREADS_MAX - threads.len().min(THREADS_MAX)));
     }
     threads
 }

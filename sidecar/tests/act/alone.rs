@@ -9,7 +9,7 @@ use pitwall_sidecar_core::io::{Effect, Hold, HoldState};
 
 use crate::bench::{
     Bench, Swept, capability, clean_up, examine_slot, hold, launched, living, next_life, ok, raw, release, skip, slot,
-    until, verify, why,
+    until, verify, why, without,
 };
 
 /// Two children; the first starts another one when it is told to.
@@ -205,7 +205,10 @@ async fn what_the_kernel_cannot_give_to_one_process_is_refused_with_the_reason()
     let root = launched(&actor).await;
     let unified = capability(&actor, "throttle.memory.cgroup2").is_ok();
     if !unified {
-        return skip("what_the_kernel_cannot_give_to_one_process_is_refused_with_the_reason", "no cgroup of version 2");
+        return without(
+            "what_the_kernel_cannot_give_to_one_process_is_refused_with_the_reason",
+            "no cgroup of version 2",
+        );
     }
     for (resource, amount) in [(Resource::Memory, 1e9), (Resource::Io, 1e6)] {
         let refusal = examine_slot(&actor, slot(resource, Some(&root), ""), amount).await.unwrap_err();

@@ -8,7 +8,7 @@ use pitwall_sidecar_core::io::{Effect, Hold, HoldState};
 
 use crate::bench::{
     Bench, Swept, capability, clean_up, examine_slot, hold, launched, living, next_life, raw, release, skip, slot,
-    until, verify, why,
+    until, verify, why, without,
 };
 
 /// What the raw files are, and what another writer would put there.
@@ -176,7 +176,7 @@ async fn each_rung_of_a_cgroup_holds_and_is_undone_exactly() {
         let _swept = Swept(&actor);
         let name = format!("throttle.{}.{}", row.word, row.rung);
         if let Err(reason) = capability(&actor, &name) {
-            skip(&format!("each_rung_of_a_cgroup_holds_and_is_undone_exactly: {name}"), &reason);
+            without(&format!("each_rung_of_a_cgroup_holds_and_is_undone_exactly: {name}"), &reason);
             continue;
         }
         none = false;
@@ -305,7 +305,7 @@ async fn a_write_of_several_steps_that_was_cut_short_is_brought_to_its_end() {
     let (actor, _exits) = bench.life();
     let _swept = Swept(&actor);
     if let Err(reason) = capability(&actor, "throttle.io.cgroup1") {
-        return skip("a_write_of_several_steps_that_was_cut_short_is_brought_to_its_end", &reason);
+        return without("a_write_of_several_steps_that_was_cut_short_is_brought_to_its_end", &reason);
     }
     launched(&actor).await;
     is_ready(&bench).await;
