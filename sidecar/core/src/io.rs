@@ -172,8 +172,8 @@ pub enum Effect {
     Verify(Hold),
     /// Put the old value back, where the value is still ours.
     Release(Hold),
-    /// TERM, grace, KILL for one process; pid and start time must both match, and it must belong to the agent. `tree`: and
-    /// for all that descend from it.
+    /// TERM, grace, KILL for one process; pid and start time must both match, and it must belong to the agent.
+    /// `tree`: it and its descendants, those included that are born meanwhile.
     Kill { process: v1::ProcessIdentity, grace_ms: u32, tree: bool },
     /// Start the launch command. Rejected by the core where the capability `launch` is absent.
     Launch,

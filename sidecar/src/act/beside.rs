@@ -1,13 +1,12 @@
 //! An agent in a container of its own: what can be done for it from beside. Its processes are signalled and its cgroup is
 //! written as any other's; it is started again by the engine, and begun by the `hold` program that it was started with.
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use pitwall_sidecar_core::io::EffectOutcome;
-use rustix::fs::Access;
 
 use super::agent::AgentView;
+use super::files::Files;
 use super::held::Held;
 use super::kill::living;
 use super::value::Version;
@@ -43,11 +42,13 @@ impl Actor {
         beside.held.share(&self.config.self_exe, |_| self.agent.holding() > 0)
     }
 
-    pub(super) fn why_without_place(&self, view: &AgentView) -> String {
+    pub(super) fn why_without_place(&self, view: &AgentView, files: Files) -> String {
         let Some(beside) = &view.beside else { return self.without_place.clone() };
         match &view.root {
             Some(root) => match beside.places_of(root.pid) {
-                Ok(_) => "the agent's cgroup has no CPU controller of this version".into(),
+                Ok(_) => {
+                    format!("the agent's cgroup has no {} controller of {} here", files.controller(), files.rung())
+                }
                 Err(why) => why,
             },
             None => "no process of the agent was seen yet".into(),
@@ -55,12 +56,15 @@ impl Actor {
     }
 
     /// Where a rung will write once the agent is there: in what is bound from its cgroup's parent.
-    pub(super) fn usable_beside(&self, beside: &Beside, version: Version) -> Result<(), String> {
-        let bound = beside.hierarchies.bound(version == Version::V2)?;
+    pub(super) fn usable_beside(&self, beside: &Beside, files: Files) -> Result<(), String> {
+        // Where it is bound is known by its file: of version 1 each controller has a place of its own.
+        let controller = if files.version == Version::V1 { Some(files.controller()) } else { None };
+        let bound = beside.hierarchies.bound_of(controller)?;
         let Some(parent) = bound.first() else {
-            return Err(format!("no cgroup of {} is bound into this container", version.rung()));
+            return Err(format!("no {} cgroup of {} is bound into this container", files.controller(), files.rung()));
         };
-        writable(parent, version)
+        // Before there is a leaf its parent has the same files. It is only asked for, never written.
+        files.writable(parent)
     }
 
     /// After an end, or for an activation: until a process of the agent is seen.
@@ -96,10 +100,4 @@ impl Actor {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
-}
-
-pub(super) fn writable(parent: &Path, version: Version) -> Result<(), String> {
-    // Before there is a leaf its parent has the same files. It is only asked for, never written.
-    let file = parent.join(version.file());
-    rustix::fs::access(&file, Access::WRITE_OK).map_err(|e| format!("{} cannot be written: {e}", file.display()))
 }

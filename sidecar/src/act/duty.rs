@@ -4,7 +4,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use pitwall_proto::v1;
-use pitwall_sidecar_core::io::{EffectOutcome, Hold, HoldState};
+use pitwall_sidecar_core::io::{Hold, HoldState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Actor;
@@ -18,10 +18,6 @@ pub const RUNG: &str = "duty-cycle";
 /// It continues the agent within milliseconds of the end of its pipe.
 const END_WITHIN: Duration = Duration::from_secs(2);
 const READY_WITHIN: Duration = Duration::from_secs(5);
-
-pub fn is_rung(rung: &str) -> bool {
-    rung == RUNG
-}
 
 /// Only where stopping the agent surprises nobody: it was started here, without a terminal.
 pub fn usable(view: &AgentView) -> Result<&v1::ProcessIdentity, String> {
@@ -41,21 +37,13 @@ pub struct Duty {
 }
 
 impl Actor {
-    pub(super) async fn begin_duty_cycle(&self, hold: &Hold) -> EffectOutcome {
-        match self.guard_by(hold).await {
-            Ok(()) => {
-                let detail = format!("pid {}: stopped and continued to stay below {} of a core", hold.place, hold.new);
-                EffectOutcome::Ok { detail }
-            }
-            Err(why) => EffectOutcome::Failed { why },
-        }
+    pub(super) async fn begin_duty_cycle(&self, hold: &Hold) -> Result<String, String> {
+        self.guard_by(hold).await?;
+        Ok(format!("pid {}: stopped and continued to stay below {} of a core", hold.place, hold.new))
     }
 
     /// In a new life the old guardian has ended with the old one.
     pub(super) async fn take_up_duty_cycle(&self, hold: &Hold) -> Result<HoldState, String> {
-        if !is_rung(&hold.rung) {
-            return Err(format!("this sidecar knows no limit {:?}", hold.rung));
-        }
         if hold.boot_id != self.boot_id || !is_alive(&root_of(hold)) {
             return Ok(HoldState::Gone);
         }
@@ -127,7 +115,7 @@ impl Actor {
     }
 }
 
-async fn is_ready(pipe: Option<ChildStdout>) -> bool {
+pub(super) async fn is_ready(pipe: Option<ChildStdout>) -> bool {
     let Some(mut pipe) = pipe else { return false };
     let look = move || {
         let timeout = Timespec { tv_sec: READY_WITHIN.as_secs() as i64, tv_nsec: 0 };
@@ -142,15 +130,20 @@ fn root_of(hold: &Hold) -> v1::ProcessIdentity {
     v1::ProcessIdentity { pid: hold.place.parse().unwrap_or(0), start_ticks: hold.inode, name: String::new() }
 }
 
-async fn end(mut duty: Duty) {
-    drop(duty.pipe.take());
+async fn end(duty: Duty) {
+    end_guardian(duty.child, duty.pipe).await;
+}
+
+/// By the end of its pipe.
+pub(super) async fn end_guardian(mut child: Child, pipe: Option<ChildStdin>) {
+    drop(pipe);
     let began = std::time::Instant::now();
     while began.elapsed() < END_WITHIN {
-        match duty.child.try_wait() {
+        match child.try_wait() {
             Ok(None) => tokio::time::sleep(Duration::from_millis(5)).await,
             Ok(Some(_)) | Err(_) => return,
         }
     }
-    let _ = duty.child.kill();
-    let _ = duty.child.wait();
+    let _ = child.kill();
+    let _ = child.wait();
 }

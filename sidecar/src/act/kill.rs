@@ -1,5 +1,6 @@
 //! Ends one process by identity, or all of the agent. The outcome is exact, or says what is not known.
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use pitwall_proto::v1;
@@ -13,11 +14,11 @@ use crate::sample::cgroup::Places;
 use crate::sample::procfs::{ProcFs, Stat};
 
 /// A killed process is gone at once, unless it sleeps in the kernel.
-const AFTER_KILL: Duration = Duration::from_secs(2);
+pub(super) const AFTER_KILL: Duration = Duration::from_secs(2);
 /// No grace is longer.
 const GRACE_MAX: Duration = Duration::from_secs(600);
 /// How often the agent's remaining processes are counted.
-const RECOUNT: Duration = Duration::from_millis(20);
+pub(super) const RECOUNT: Duration = Duration::from_millis(20);
 
 fn failed(why: impl Into<String>) -> EffectOutcome {
     EffectOutcome::Failed { why: why.into() }
@@ -27,7 +28,7 @@ fn same(a: &v1::ProcessIdentity, b: &v1::ProcessIdentity) -> bool {
     (a.pid, a.start_ticks) == (b.pid, b.start_ticks)
 }
 
-fn grace(ms: u32) -> Duration {
+pub(super) fn grace(ms: u32) -> Duration {
     Duration::from_millis(u64::from(ms)).min(GRACE_MAX)
 }
 
@@ -39,27 +40,54 @@ pub(super) fn living(agent: &AgentHandle) -> Vec<Stat> {
 
 impl Actor {
     pub(super) async fn kill(&self, target: v1::ProcessIdentity, grace_ms: u32) -> EffectOutcome {
-        if target.pid <= 1 || target.pid == std::process::id() as i32 {
-            return failed(format!("pid {} is never ended: it is not an agent's process", target.pid));
-        }
-        let fd = match process::open(&target) {
-            Ok(fd) => fd,
-            Err(Missed::Ended) => return failed(format!("{} has ended already", told(&target))),
-            Err(Missed::Other(now)) => {
-                return failed(format!(
-                    "pid {} is another process by now: {} started at {}, not {}; read its identity again",
-                    target.pid, now.name, now.start_ticks, target.start_ticks
-                ));
+        match self.held_by_pidfd(&target).and_then(Ending::of) {
+            Ok(ending) => {
+                self.thaw_for_an_end();
+                self.end_one(&target, &ending, grace(grace_ms)).await
             }
-            Err(Missed::Refused(why)) => return failed(format!("{} cannot be held: {why}", told(&target))),
-        };
-        if !living(&self.agent).iter().any(|s| s.is(&target)) {
-            return failed(format!("{} does not belong to the agent", told(&target)));
-        }
-        match Ending::of(fd) {
-            Ok(ending) => end_one(&target, &ending, grace(grace_ms)).await,
             Err(why) => failed(why),
         }
+    }
+
+    /// Who may be ended: this very process, and one of the agent's.
+    pub(super) fn held_by_pidfd(&self, target: &v1::ProcessIdentity) -> Result<OwnedFd, String> {
+        if target.pid <= 1 || target.pid == std::process::id() as i32 {
+            return Err(format!("pid {} is never ended: it is not an agent's process", target.pid));
+        }
+        let fd = process::open(target).map_err(|missed| match missed {
+            Missed::Ended => format!("{} has ended already", told(target)),
+            Missed::Other(now) => format!(
+                "pid {} is another process by now: {} started at {}, not {}; read its identity again",
+                target.pid, now.name, now.start_ticks, target.start_ticks
+            ),
+            Missed::Refused(why) => format!("{} cannot be held: {why}", told(target)),
+        })?;
+        match living(&self.agent).iter().any(|s| s.is(target)) {
+            true => Ok(fd),
+            false => Err(format!("{} does not belong to the agent", told(target))),
+        }
+    }
+
+    async fn end_one(&self, target: &v1::ProcessIdentity, ending: &Ending, grace: Duration) -> EffectOutcome {
+        let began = Instant::now();
+        // One that is stopped sees TERM only when it is continued.
+        if let Err(why) = ending.signal(Signal::TERM).and_then(|()| ending.signal(Signal::CONT)) {
+            return failed(format!("{}: {why}", told(target)));
+        }
+        if ending.within(grace).await {
+            let took = began.elapsed().as_millis();
+            return EffectOutcome::Ok { detail: format!("{} ended on TERM after {took} ms", told(target)) };
+        }
+        // It may have been frozen again meanwhile.
+        self.thaw_for_an_end();
+        if let Err(why) = ending.signal(Signal::KILL) {
+            return failed(format!("{} did not end on TERM within {} ms: {why}", told(target), grace.as_millis()));
+        }
+        if ending.within(AFTER_KILL).await {
+            let took = began.elapsed().as_millis();
+            return EffectOutcome::Ok { detail: format!("{} ended on KILL after {took} ms", told(target)) };
+        }
+        failed(format!("{} got TERM and KILL and is still there: it sleeps in the kernel", told(target)))
     }
 
     /// TERM to the root; once it has ended, or at the end of the grace, to nobody's surprise the rest follows.
@@ -75,6 +103,7 @@ impl Actor {
         }
         // A stopped process does not see TERM.
         self.stop_duty_cycle().await;
+        self.thaw_for_an_end();
         let began = Instant::now();
         let deadline = began + grace(grace_ms);
         let mut how = "had ended already";
@@ -107,6 +136,7 @@ impl Actor {
     /// TERM to the root, and once it has ended KILL to what of that life is left: the engine may have begun another
     /// already, which is none of this command's business.
     pub(super) async fn end_beside(&self, root: v1::ProcessIdentity, grace_ms: u32) -> EffectOutcome {
+        self.thaw_for_an_end();
         let mut this_life = Life::of(&living(&self.agent));
         if self.agent.view().root.as_ref().is_some_and(|now| !same(now, &root)) {
             return failed(format!("{} is not the agent's root any more", told(&root)));
@@ -177,6 +207,7 @@ impl Actor {
                 return Err(format!("{} processes did not end on KILL within 2 s: {}", rest.len(), names.join(", ")));
             }
             killed.extend(rest.iter().map(|s| (s.pid, s.start_ticks)));
+            self.thaw_for_an_end();
             // At once and complete where the kernel can; its file is absent elsewhere.
             if let Some(v2) = &places.v2 {
                 let _ = std::fs::write(v2.join("cgroup.kill"), "1");
@@ -219,26 +250,6 @@ impl Life {
             || self.sessions.contains(&stat.session)
             || self.ended.is_some_and(|ended| stat.start_ticks <= ended)
     }
-}
-
-async fn end_one(target: &v1::ProcessIdentity, ending: &Ending, grace: Duration) -> EffectOutcome {
-    let began = Instant::now();
-    // One that is stopped sees TERM only when it is continued.
-    if let Err(why) = ending.signal(Signal::TERM).and_then(|()| ending.signal(Signal::CONT)) {
-        return failed(format!("{}: {why}", told(target)));
-    }
-    if ending.within(grace).await {
-        let took = began.elapsed().as_millis();
-        return EffectOutcome::Ok { detail: format!("{} ended on TERM after {took} ms", told(target)) };
-    }
-    if let Err(why) = ending.signal(Signal::KILL) {
-        return failed(format!("{} did not end on TERM within {} ms: {why}", told(target), grace.as_millis()));
-    }
-    if ending.within(AFTER_KILL).await {
-        let took = began.elapsed().as_millis();
-        return EffectOutcome::Ok { detail: format!("{} ended on KILL after {took} ms", told(target)) };
-    }
-    failed(format!("{} got TERM and KILL and is still there: it sleeps in the kernel", told(target)))
 }
 
 #[cfg(test)]

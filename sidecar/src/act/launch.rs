@@ -93,6 +93,11 @@ impl Actor {
             ));
         }
         self.renew_places();
+        // Whoever enters a frozen cgroup does not even see a signal: nothing is begun in one.
+        self.thaw_for_an_end();
+        if let Some(frozen) = self.agent.view().places.directories().into_iter().find(|d| places::is_frozen(d)) {
+            return Err(format!("{} is frozen by somebody else: thaw it, the agent starts in it", frozen.display()));
+        }
         let (root, child) = self.spawn(command).await?;
         let ending = process::open(&root).ok().and_then(|fd| Ending::of(fd).ok());
         self.agent.change(|view| {

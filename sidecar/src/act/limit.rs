@@ -1,19 +1,29 @@
-//! The throttle ladder: the agent's cgroup of either version, else a duty cycle. Old and new value are in the state
-//! file before anything is written; a value that is not ours any more is left alone.
+//! Limits brought into effect: examined, written, looked at again, put back, by any rung of the ladder. Old and new value
+//! are in the state file before anything is written; a value that is not ours any more is left alone. This file chooses
+//! the rung and writes cgroup files; `guarded` has the rungs that are none.
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use pitwall_proto::v1;
 use pitwall_sidecar_core::io::{EffectOutcome, Hold, HoldState, Slot};
 
 use super::agent::{AgentView, lock};
-use super::places;
-use super::value::{FLOOR_CORES, Version};
-use super::{Actor, duty};
-use crate::sample::procfs::is_alive;
+use super::child::{self, Child};
+use super::files::{Files, What};
+use super::kill::living;
+use super::ladder::{Rung, noun, word};
+use super::value::Version;
+use super::{Actor, places};
 
-fn failed(why: impl Into<String>) -> EffectOutcome {
+/// Writes that take their time (a freeze) are waited for so long.
+const SETTLE_WITHIN: Duration = Duration::from_millis(500);
+const SETTLE_EVERY: Duration = Duration::from_millis(2);
+/// Holds that are remembered: what was never released belongs to cgroups that are gone.
+const HELD_MAX: usize = 64;
+
+pub(super) fn failed(why: impl Into<String>) -> EffectOutcome {
     EffectOutcome::Failed { why: why.into() }
 }
 
@@ -21,123 +31,284 @@ fn inode(directory: &Path) -> Option<u64> {
     std::fs::metadata(directory).ok().filter(|m| m.is_dir()).map(|m| m.ino())
 }
 
+fn shown(value: &str) -> String {
+    value.replace('\n', " ")
+}
+
+fn is_gone(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
+}
+
 impl Actor {
-    pub(super) fn examine(&self, slot: &Slot, amount: f64) -> EffectOutcome {
-        if slot.resource != v1::Resource::Cpu || slot.process.is_some() {
-            return failed("this sidecar limits the CPU of the whole agent only");
+    pub(super) async fn examine(&self, slot: &Slot, amount: f64) -> EffectOutcome {
+        let ladder = Rung::ladder(slot.resource);
+        let noun = noun(slot.resource);
+        if ladder.is_empty() {
+            return failed(format!("this sidecar does not limit {noun}"));
         }
-        let view = self.agent.view();
+        if let Some(process) = &slot.process
+            && let Err(why) = self.is_of_the_agent(process)
+        {
+            return failed(why);
+        }
+        let rungs = ladder.iter().filter(|rung| slot.via.is_empty() || rung.name() == slot.via);
         let mut refusals = Vec::new();
-        for version in [Version::V2, Version::V1] {
-            match self.usable(&view, version) {
-                Ok(directory) => return self.examine_cgroup(slot, version, &directory, amount),
-                Err(why) => refusals.push(format!("{}: {why}", version.rung())),
+        for rung in rungs {
+            match self.examine_by(*rung, slot, amount).await {
+                Ok(hold) => return EffectOutcome::Examined(hold),
+                Err(why) => refusals.push(format!("{}: {why}", rung.name())),
             }
         }
-        match duty::usable(&view) {
-            Ok(root) if is_alive(root) => EffectOutcome::Examined(Hold {
-                slot: slot.clone(),
-                rung: duty::RUNG.into(),
-                place: root.pid.to_string(),
-                inode: root.start_ticks,
-                boot_id: self.boot_id.clone(),
-                old: String::new(),
-                new: amount.max(FLOOR_CORES).to_string(),
-                amount,
-            }),
-            Ok(_) => failed("no process of the agent is alive"),
-            Err(why) => {
-                refusals.push(format!("{}: {why}", duty::RUNG));
-                failed(format!("the CPU cannot be limited here; {}", refusals.join("; ")))
-            }
+        if refusals.is_empty() {
+            let names: Vec<&str> = ladder.iter().map(|rung| rung.name()).collect();
+            return failed(format!("{noun} is not limited via {:?}: there is {}", slot.via, names.join(", ")));
+        }
+        let others = if slot.via.is_empty() { String::new() } else { self.others(slot) };
+        failed(format!("{noun} cannot be limited here; {}{others}", refusals.join("; ")))
+    }
+
+    /// Which other rungs would do, as found at the start.
+    fn others(&self, slot: &Slot) -> String {
+        let prefix = format!("throttle.{}.", word(slot.resource).unwrap_or_default());
+        let available = self.capabilities.iter().filter(|c| c.available);
+        let names: Vec<&str> = available.filter_map(|c| c.name.strip_prefix(&prefix)).collect();
+        match names.is_empty() {
+            true => "; no other rung is available".into(),
+            false => format!("; available: {}", names.join(", ")),
+        }
+    }
+
+    /// By its identity, through a pidfd.
+    pub(super) fn is_of_the_agent(&self, process: &v1::ProcessIdentity) -> Result<(), String> {
+        let told = super::process::told(process);
+        if process.pid <= 1 || process.pid == std::process::id() as i32 {
+            return Err(format!("{told} is not an agent's process"));
+        }
+        let _held = super::process::open(process).map_err(|missed| match missed {
+            super::process::Missed::Ended => format!("{told} has ended already"),
+            super::process::Missed::Other(now) => format!("pid {} is another process by now: {}", now.pid, now.name),
+            super::process::Missed::Refused(why) => format!("{told} cannot be held: {why}"),
+        })?;
+        match living(&self.agent).iter().any(|s| s.is(process)) {
+            true => Ok(()),
+            false => Err(format!("{told} does not belong to the agent")),
+        }
+    }
+
+    async fn examine_by(&self, rung: Rung, slot: &Slot, amount: f64) -> Result<Hold, String> {
+        let view = self.agent.view();
+        match rung {
+            Rung::Files(files) => match &slot.process {
+                None => self.examine_cgroup(slot, files, &self.usable(&view, files)?, amount),
+                Some(process) => {
+                    Child::can(files)?;
+                    self.examine_child(slot, Child::below(&self.usable(&view, files)?, files, process), files, amount)
+                }
+            },
+            Rung::Duty => self.examine_duty(slot, &view, amount),
+            Rung::Threads(knob) => self.examine_threads(slot, knob, &view, amount),
+            Rung::Gpu(setting) => self.examine_gpu(slot, setting, amount).await,
         }
     }
 
     /// Where a rung would write, tried by a harmless write. Harmless only for whoever alone writes there: anybody else
     /// could bring back what the sidecar has just replaced.
-    pub(super) fn usable(&self, view: &AgentView, version: Version) -> Result<PathBuf, String> {
-        let place = match version {
-            Version::V2 => &view.places.v2,
-            Version::V1 => &view.places.cpu,
-        };
-        let place = place.as_ref().ok_or_else(|| self.why_without_place(view))?;
+    pub(super) fn usable(&self, view: &AgentView, files: Files) -> Result<PathBuf, String> {
+        let place = files.place(&view.places).ok_or_else(|| self.why_without_place(view, files))?;
         places::guard(&self.hierarchies, place)?;
         if self.config.only_looks {
-            super::beside::writable(place, version)?;
+            files.writable(place)?;
         } else {
-            version.probe(place)?;
+            files.probe(place, &self.config.workspace)?;
         }
         Ok(place.clone())
     }
 
-    fn examine_cgroup(&self, slot: &Slot, version: Version, directory: &Path, amount: f64) -> EffectOutcome {
-        let (now, inode) = match (version.read(directory), inode(directory)) {
-            (Ok(now), Some(inode)) => (now, inode),
-            (Err(e), _) => return failed(format!("{}: {e}", directory.display())),
-            (Ok(_), None) => return failed(format!("{} is gone", directory.display())),
-        };
+    fn examine_cgroup(&self, slot: &Slot, files: Files, directory: &Path, amount: f64) -> Result<Hold, String> {
+        let like = files.like(directory, &self.config.workspace)?;
+        let now = files.read(directory, &like).map_err(|e| format!("{}: {e}", directory.display()))?;
+        let inode = inode(directory).ok_or_else(|| format!("{} is gone", directory.display()))?;
         let place = directory.to_string_lossy().into_owned();
         // Where a hold of ours stands, the value beneath it is what its end brings back.
-        let beneath = lock(&self.held).iter().find(|h| h.place == place && h.inode == inode && h.new == now).cloned();
+        let beneath = lock(&self.held).iter().find(|h| same_file(h, files, &place, inode) && h.new == now).cloned();
         let old = beneath.map_or(now, |h| h.old);
-        EffectOutcome::Examined(Hold {
+        let mut new = files.limited(directory, &old, amount)?;
+        // Another slot may hold the same file: the strictest holds.
+        let others = lock(&self.held)
+            .iter()
+            .filter(|h| same_file(h, files, &place, inode) && h.slot != *slot)
+            .map(|h| h.new.clone())
+            .min_by(|a, b| files.strictness(a).total_cmp(&files.strictness(b)));
+        if let Some(stricter) = others.filter(|other| files.strictness(other) < files.strictness(&new)) {
+            new = stricter;
+        }
+        Ok(Hold {
             slot: slot.clone(),
-            rung: version.rung().into(),
+            rung: files.rung().into(),
             place,
             inode,
             boot_id: self.boot_id.clone(),
-            new: version.limited(&old, amount),
+            new,
             old,
             // As asked: by this the core knows its answer.
             amount,
         })
     }
 
+    fn examine_child(&self, slot: &Slot, child: Child, files: Files, amount: f64) -> Result<Hold, String> {
+        if self.config.only_looks {
+            return Err("this process only looks".into());
+        }
+        if !child.is_there() {
+            Child::probe(&child.leaf, files)?;
+        }
+        let inode = inode(&child.leaf).ok_or_else(|| format!("{} is gone", child.leaf.display()))?;
+        let like = files.like(&child.leaf, &self.config.workspace)?;
+        let old = files.fresh(&like);
+        // Of version 1 a part may not be given more than the whole.
+        let most = match (files.what, files.version) {
+            (What::Cpu, Version::V1) => files.read(&child.leaf, "").map_or(f64::INFINITY, |v| files.strictness(&v)),
+            _ => f64::INFINITY,
+        };
+        let measured = if child.is_there() { &child.directory } else { &child.leaf };
+        let new = match files.what {
+            // What one process uses is not counted before it is in its own cgroup.
+            What::Memory if !child.is_there() => files.stricter_than(&old, amount)?,
+            _ => files.limited(measured, &old, amount.min(most))?,
+        };
+        Ok(Hold {
+            slot: slot.clone(),
+            rung: files.rung().into(),
+            place: child.directory.to_string_lossy().into_owned(),
+            inode,
+            boot_id: self.boot_id.clone(),
+            old,
+            new,
+            amount,
+        })
+    }
+
     pub(super) async fn hold(&self, hold: Hold) -> EffectOutcome {
-        let Some(version) = Version::of_rung(&hold.rung) else {
-            return match duty::is_rung(&hold.rung) {
-                true => self.begin_duty_cycle(&hold).await,
-                false => failed(format!("this sidecar knows no limit {:?}", hold.rung)),
-            };
+        let done = match Rung::of(hold.slot.resource, &hold.rung) {
+            None => Err(unknown(&hold)),
+            Some(Rung::Files(files)) => match Child::of(&hold, files) {
+                None => self.hold_files(&hold, files).await,
+                Some(Ok(child)) => self.hold_child(&hold, files, &child).await,
+                Some(Err(why)) => Err(why),
+            },
+            Some(Rung::Duty) => self.begin_duty_cycle(&hold).await,
+            Some(Rung::Threads(knob)) => self.hold_threads(&hold, knob),
+            Some(Rung::Gpu(setting)) => self.hold_gpu(&hold, setting).await,
         };
+        match done {
+            Ok(detail) => {
+                self.remember(&hold);
+                EffectOutcome::Ok { detail }
+            }
+            Err(why) => failed(why),
+        }
+    }
+
+    async fn hold_files(&self, hold: &Hold, files: Files) -> Result<String, String> {
         let directory = Path::new(&hold.place);
-        let now = match self.stands(version, &hold) {
+        let now = match self.stands(files, hold) {
             Ok(Some(now)) => now,
-            Ok(None) => return failed(format!("{} is gone", hold.place)),
-            Err(e) => return failed(format!("{}: {e}", hold.place)),
+            Ok(None) => return Err(format!("{} is gone", hold.place)),
+            Err(e) => return Err(format!("{}: {e}", hold.place)),
         };
-        let ours = now == hold.old || now == hold.new || self.is_held(&hold, &now);
-        if !ours {
-            return failed(format!(
+        if now != hold.old && now != hold.new && !self.is_held(hold, files, &now) {
+            return Err(format!(
                 "somebody else changed {} to {} meanwhile; it was left alone",
                 hold.place,
-                now.replace('\n', " ")
+                shown(&now)
             ));
         }
-        if let Err(why) = places::guard(&self.hierarchies, directory) {
-            return failed(why);
+        places::guard(&self.hierarchies, directory)?;
+        self.write(hold, files, directory, &now).await
+    }
+
+    /// What is there is known to be ours to replace.
+    async fn write(&self, hold: &Hold, files: Files, directory: &Path, now: &str) -> Result<String, String> {
+        // Time went by since it was examined.
+        if files.strictness(&hold.new) < files.strictness(now) {
+            files.fits(directory, &hold.new)?;
         }
-        match version.write(directory, &hold.new).and_then(|()| version.read(directory)) {
+        self.guard_freeze(hold, files).await?;
+        let place = directory.display();
+        match files.write(directory, &hold.new).and_then(|()| files.read(directory, &hold.new)) {
             Ok(after) if after == hold.new => {
-                self.remember(&hold);
-                let shown = |value: &str| value.replace('\n', " ");
-                EffectOutcome::Ok { detail: format!("{}: {} -> {}", hold.place, shown(&now), shown(&hold.new)) }
+                let settled = self.settled(files, directory).await;
+                Ok(format!("{place}: {} -> {}{settled}", shown(now), shown(&hold.new)))
             }
-            Ok(after) => failed(format!("{} took {} for {}", hold.place, after.replace('\n', " "), hold.new)),
+            Ok(after) => Err(format!("{place} took {} for {}", shown(&after), shown(&hold.new))),
             Err(e) => {
-                // v1 is written in steps: nothing half done is left.
-                let back = version.write(directory, &now);
-                let back =
-                    back.map_or_else(|e| format!("; what stood there cannot be put back: {e}"), |()| String::new());
-                failed(format!("{} cannot be written: {e}{back}", hold.place))
+                // Some are written in steps: nothing half done is left.
+                let back = match files.write(directory, now) {
+                    Ok(()) => String::new(),
+                    Err(e) => format!("; what stood there cannot be put back: {e}"),
+                };
+                Err(format!("{place} cannot be written: {e}{}{back}", because_of_a_part(&e, files, directory, hold)))
+            }
+        }
+    }
+
+    /// A freeze holds when the last thread has come out of the kernel.
+    async fn settled(&self, files: Files, directory: &Path) -> String {
+        let began = Instant::now();
+        while !files.has_settled(directory) {
+            if began.elapsed() >= SETTLE_WITHIN {
+                return format!("; not in effect for all of it after {} ms", SETTLE_WITHIN.as_millis());
+            }
+            tokio::time::sleep(SETTLE_EVERY).await;
+        }
+        String::new()
+    }
+
+    /// Made, limited, and only then entered: no moment without the limit, and cut short at any step it is seen what is left.
+    async fn hold_child(&self, hold: &Hold, files: Files, child: &Child) -> Result<String, String> {
+        if hold.boot_id != self.boot_id || inode(&child.leaf) != Some(hold.inode) {
+            return Err(format!("{} is gone", child.leaf.display()));
+        }
+        places::guard(&self.hierarchies, &child.leaf)?;
+        if let Some(process) = &hold.slot.process {
+            self.is_of_the_agent(process)?;
+        }
+        child.make()?;
+        let now = files.read(&child.directory, &hold.new).map_err(|e| format!("{}: {e}", hold.place))?;
+        if now != hold.old && now != hold.new && !self.is_held(hold, files, &now) {
+            return Err(format!("somebody else changed {} to {}; it was left alone", hold.place, shown(&now)));
+        }
+        let done = match self.write(hold, files, &child.directory, &now).await {
+            Ok(detail) => child.join().map(|()| detail),
+            Err(why) => Err(why),
+        };
+        match done {
+            Ok(detail) => {
+                let settled = self.settled(files, &child.directory).await;
+                Ok(format!("{detail}, for pid {} alone{settled}", hold.slot.process.as_ref().map_or(0, |p| p.pid)))
+            }
+            Err(why) => {
+                let _ = files.write(&child.directory, &hold.old);
+                self.unguard_freeze(&hold.place).await;
+                match child.vacate().await {
+                    Ok(()) => Err(why),
+                    Err(left) => Err(format!("{why}; {left}")),
+                }
             }
         }
     }
 
     pub(super) async fn verify(&self, hold: Hold) -> EffectOutcome {
-        let state = match Version::of_rung(&hold.rung) {
-            Some(version) => self.whole(version, &hold),
-            None => self.take_up_duty_cycle(&hold).await,
+        let state = match Rung::of(hold.slot.resource, &hold.rung) {
+            None => Err(unknown(&hold)),
+            Some(Rung::Files(files)) => match Child::of(&hold, files) {
+                None => self.whole(files, &hold).await,
+                Some(Ok(child)) => self.whole_child(files, &hold, &child).await,
+                Some(Err(why)) => Err(why),
+            },
+            Some(Rung::Duty) => self.take_up_duty_cycle(&hold).await,
+            Some(Rung::Threads(knob)) => self.look_at_threads(&hold, knob),
+            Some(Rung::Gpu(setting)) => self.look_at_gpu(&hold, setting).await,
         };
         match state {
             Ok(state) => {
@@ -150,82 +321,177 @@ impl Actor {
         }
     }
 
-    pub(super) async fn release(&self, hold: Hold) -> EffectOutcome {
-        let Some(version) = Version::of_rung(&hold.rung) else {
-            return EffectOutcome::Released(self.end_duty_cycle(&hold).await);
-        };
-        let state = match self.state_of(version, &hold) {
-            Ok(state) => state,
-            Err(e) => return failed(format!("{}: {e}", hold.place)),
-        };
-        self.forget(&hold);
-        let state = match state {
-            // A newer hold of ours took its place: nothing to undo, its own end brings back what was beneath.
-            HoldState::Foreign(now) if self.is_held(&hold, &now) => HoldState::Ours,
-            HoldState::Ours if self.is_held(&hold, &hold.new) => HoldState::Ours,
-            HoldState::Ours => match version.write(Path::new(&hold.place), &hold.old) {
-                Ok(()) => HoldState::Ours,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => HoldState::Gone,
-                Err(e) => {
-                    self.remember(&hold);
-                    return failed(format!("{} cannot be written back: {e}", hold.place));
-                }
-            },
-            other => other,
-        };
-        EffectOutcome::Released(state)
-    }
-
     /// What is ours is in effect: a write that an earlier life's end cut short is brought to its end.
-    fn whole(&self, version: Version, hold: &Hold) -> Result<HoldState, String> {
+    async fn whole(&self, files: Files, hold: &Hold) -> Result<HoldState, String> {
         let at = |e: io::Error| format!("{}: {e}", hold.place);
-        let state = self.state_of(version, hold).map_err(at)?;
-        let directory = Path::new(&hold.place);
-        if state == HoldState::Ours && version.read(directory).map_err(at)? != hold.new {
-            places::guard(&self.hierarchies, directory)?;
-            version.write(directory, &hold.new).map_err(at)?;
+        let state = self.state_of(files, hold).map_err(at)?;
+        if let HoldState::Foreign(now) = &state
+            && self.strictest(hold, files).as_ref() == Some(now)
+        {
+            // Another slot's stricter one stands there; at its end this one does again.
+            return Ok(HoldState::Ours);
+        }
+        if state == HoldState::Ours {
+            let directory = Path::new(&hold.place);
+            self.guard_freeze(hold, files).await?;
+            if files.read(directory, &hold.new).map_err(at)? != hold.new {
+                places::guard(&self.hierarchies, directory)?;
+                files.write(directory, &hold.new).map_err(at)?;
+            }
         }
         Ok(state)
     }
 
-    fn state_of(&self, version: Version, hold: &Hold) -> io::Result<HoldState> {
-        Ok(match self.stands(version, hold)? {
+    async fn whole_child(&self, files: Files, hold: &Hold, child: &Child) -> Result<HoldState, String> {
+        let state = self.state_of(files, hold).map_err(|e| format!("{}: {e}", hold.place))?;
+        match state {
+            HoldState::Ours if child.is_process_alive() && !child.holds_it(&self.hierarchies) => {
+                if self.is_held(hold, files, &hold.new) {
+                    // It was in it when this life looked last.
+                    return Ok(HoldState::Foreign(format!("moved to {}", child.where_it_is(&self.hierarchies))));
+                }
+                self.hold_child(hold, files, child).await.map(|_| HoldState::Ours)
+            }
+            HoldState::Ours => self.whole(files, hold).await,
+            HoldState::Gone => {
+                self.put_back_child(files, hold, child).await?;
+                Ok(HoldState::Gone)
+            }
+            foreign => Ok(foreign),
+        }
+    }
+
+    pub(super) async fn release(&self, hold: Hold) -> EffectOutcome {
+        let state = match Rung::of(hold.slot.resource, &hold.rung) {
+            None => Err(unknown(&hold)),
+            Some(Rung::Files(files)) => match Child::of(&hold, files) {
+                None => self.release_files(&hold, files).await,
+                Some(Ok(child)) => self.release_child(&hold, files, &child).await,
+                Some(Err(why)) => Err(why),
+            },
+            Some(Rung::Duty) => Ok(self.end_duty_cycle(&hold).await),
+            Some(Rung::Threads(knob)) => self.release_threads(&hold, knob),
+            Some(Rung::Gpu(setting)) => self.release_gpu(&hold, setting).await,
+        };
+        match state {
+            Ok(state) => {
+                self.forget(&hold);
+                EffectOutcome::Released(state)
+            }
+            Err(why) => failed(why),
+        }
+    }
+
+    async fn release_files(&self, hold: &Hold, files: Files) -> Result<HoldState, String> {
+        let state = self.state_of(files, hold).map_err(|e| format!("{}: {e}", hold.place))?;
+        self.forget(hold);
+        let ours = match &state {
+            // A newer hold of ours took its place: nothing to undo, its own end brings back what was beneath.
+            HoldState::Foreign(now) if self.is_held(hold, files, now) => return Ok(HoldState::Ours),
+            HoldState::Ours if self.is_held(hold, files, &hold.new) => return Ok(HoldState::Ours),
+            HoldState::Ours => true,
+            HoldState::Foreign(_) | HoldState::Gone => false,
+        };
+        if ours {
+            // Another slot may hold the same file, less strictly: its value is what comes back.
+            let rest = self.strictest(hold, files);
+            let back = rest.as_deref().unwrap_or(&hold.old);
+            match files.write(Path::new(&hold.place), back) {
+                Ok(()) => {}
+                Err(e) if is_gone(&e) => return Ok(HoldState::Gone),
+                Err(e) => {
+                    self.remember(hold);
+                    return Err(format!("{} cannot be written back: {e}", hold.place));
+                }
+            }
+        }
+        if files.what == What::Freeze {
+            self.unguard_freeze(&hold.place).await;
+        }
+        Ok(state)
+    }
+
+    async fn release_child(&self, hold: &Hold, files: Files, child: &Child) -> Result<HoldState, String> {
+        let state = self.state_of(files, hold).map_err(|e| format!("{}: {e}", hold.place))?;
+        match &state {
+            HoldState::Gone => self.put_back_child(files, hold, child).await?,
+            HoldState::Ours | HoldState::Foreign(_) => {
+                let state = self.release_files_of(hold, files).await?;
+                child.vacate().await?;
+                return Ok(state);
+            }
+        }
+        Ok(state)
+    }
+
+    async fn release_files_of(&self, hold: &Hold, files: Files) -> Result<HoldState, String> {
+        if !Path::new(&hold.place).is_dir() {
+            // Never made: nothing stands there, as before.
+            return Ok(HoldState::Foreign(hold.old.clone()));
+        }
+        self.release_files(hold, files).await
+    }
+
+    /// Of a process that has ended; its leaf may be another one by now.
+    async fn put_back_child(&self, files: Files, hold: &Hold, child: &Child) -> Result<(), String> {
+        if hold.boot_id == self.boot_id && inode(&child.leaf) == Some(hold.inode) && child.is_there() {
+            if files.read(&child.directory, &hold.new).is_ok_and(|now| now == hold.new) {
+                let _ = files.write(&child.directory, &hold.old);
+            }
+            child.vacate().await?;
+        }
+        self.unguard_freeze(&hold.place).await;
+        Ok(())
+    }
+
+    fn state_of(&self, files: Files, hold: &Hold) -> io::Result<HoldState> {
+        Ok(match self.stands(files, hold)? {
             None => HoldState::Gone,
-            Some(now) if now == hold.new || version.is_half_written(&now, &hold.old, &hold.new) => HoldState::Ours,
+            Some(now) if now == hold.new || files.is_half_written(&now, &hold.old, &hold.new) => HoldState::Ours,
             Some(now) => HoldState::Foreign(now),
         })
     }
 
     /// The value at a hold's place; `None` where that very place is not there any more.
-    fn stands(&self, version: Version, hold: &Hold) -> io::Result<Option<String>> {
+    fn stands(&self, files: Files, hold: &Hold) -> io::Result<Option<String>> {
         let directory = Path::new(&hold.place);
-        if hold.boot_id != self.boot_id || inode(directory) != Some(hold.inode) {
+        let child = Child::of(hold, files).and_then(Result::ok);
+        let known_by = child.as_ref().map_or(directory, |child| &child.leaf);
+        if hold.boot_id != self.boot_id || inode(known_by) != Some(hold.inode) {
             return Ok(None);
         }
-        match version.read(directory) {
+        if let Some(child) = &child {
+            if !child.is_wanted() {
+                return Ok(None);
+            }
+            if !child.is_there() || !files.is_there(directory) {
+                return Ok(Some(hold.old.clone()));
+            }
+        }
+        match files.read(directory, &hold.new) {
             Ok(now) => Ok(Some(now)),
             // Removed between the two looks.
-            Err(e)
-                if e.kind() == io::ErrorKind::NotFound
-                    || e.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) =>
-            {
-                Ok(None)
-            }
+            Err(e) if is_gone(&e) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    fn is_held(&self, hold: &Hold, value: &str) -> bool {
-        lock(&self.held).iter().any(|h| h.place == hold.place && h.inode == hold.inode && h.new == value)
+    pub(super) fn is_held(&self, hold: &Hold, files: Files, value: &str) -> bool {
+        lock(&self.held).iter().any(|h| same_file(h, files, &hold.place, hold.inode) && h.new == value)
+    }
+
+    fn strictest(&self, hold: &Hold, files: Files) -> Option<String> {
+        let held = lock(&self.held);
+        let others = held.iter().filter(|h| same_file(h, files, &hold.place, hold.inode) && h.slot != hold.slot);
+        others.min_by(|a, b| files.strictness(&a.new).total_cmp(&files.strictness(&b.new))).map(|h| h.new.clone())
     }
 
     fn remember(&self, hold: &Hold) {
         let mut held = lock(&self.held);
-        // One value stands at a place: what was remembered of it before says nothing any more.
-        held.retain(|h| (&h.place, h.inode) != (&hold.place, hold.inode));
+        // Of one slot one value stands at a place: what was remembered of it before says nothing any more.
+        held.retain(|h| (&h.slot, &h.place, h.inode) != (&hold.slot, &hold.place, hold.inode));
         held.push(hold.clone());
-        // What was never released belongs to cgroups that are gone.
-        if held.len() > 64 {
+        if held.len() > HELD_MAX {
             held.remove(0);
         }
     }
@@ -233,4 +499,25 @@ impl Actor {
     fn forget(&self, hold: &Hold) {
         lock(&self.held).retain(|h| h != hold);
     }
+}
+
+/// One place may have holds of several resources, in a file each.
+fn same_file(hold: &Hold, files: Files, place: &str, inode: u64) -> bool {
+    hold.place == place && hold.inode == inode && Files::of(hold.slot.resource, &hold.rung) == Some(files)
+}
+
+fn unknown(hold: &Hold) -> String {
+    format!("this sidecar knows no limit {:?} of {}", hold.rung, noun(hold.slot.resource))
+}
+
+/// Of version 1 the whole may not be given less than a part of it.
+fn because_of_a_part(error: &io::Error, files: Files, directory: &Path, hold: &Hold) -> String {
+    if error.kind() != io::ErrorKind::InvalidInput || (files.what, files.version) != (What::Cpu, Version::V1) {
+        return String::new();
+    }
+    let looser = child::all_below(directory).into_iter().find(|part| {
+        let cores = files.read(part, "").map_or(f64::INFINITY, |v| files.strictness(&v));
+        cores.is_finite() && cores > files.strictness(&hold.new)
+    });
+    looser.map_or_else(String::new, |part| format!(" (a process of it is limited less strictly: {})", part.display()))
 }

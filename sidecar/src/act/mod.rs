@@ -13,21 +13,30 @@ use tokio::sync::mpsc;
 pub mod agent;
 mod beside;
 mod capability;
+pub(crate) mod child;
+mod devices;
 mod duty;
+mod files;
+mod gpu;
 mod guardian;
 pub mod held;
 mod kill;
+mod ladder;
 pub mod launch;
 mod limit;
 pub(crate) mod places;
 mod process;
 mod record;
+mod settings;
 mod shim;
+mod thaw;
+mod threads;
+mod tree;
 mod value;
 
 pub use agent::AgentHandle;
 use agent::AgentView;
-pub(crate) use capability::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE, effective_capabilities};
+pub(crate) use capability::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE, effective_capabilities};
 
 use crate::sample::cgroup::{Hierarchies, Places};
 use crate::sample::procfs::{boot_id, identity_of};
@@ -114,8 +123,10 @@ pub struct Actor {
     exits: mpsc::Sender<Exited>,
     launching: tokio::sync::Mutex<()>,
     duty: tokio::sync::Mutex<Option<duty::Duty>>,
+    thaws: thaw::Guardians,
     /// Limits that this life wrote or found its own.
     held: Mutex<Vec<Hold>>,
+    gpu_library: Option<OsString>,
 }
 
 impl Actor {
@@ -138,10 +149,18 @@ impl Actor {
             exits,
             launching: tokio::sync::Mutex::default(),
             duty: tokio::sync::Mutex::default(),
+            thaws: thaw::Guardians::default(),
             held: Mutex::default(),
+            gpu_library: gpu::library(),
         };
         actor.capabilities = actor.probe();
         Ok(actor)
+    }
+
+    /// Another library for GPUs than the driver's: for tests.
+    pub fn use_gpu_library(&mut self, library: OsString) {
+        self.gpu_library = Some(library);
+        self.capabilities = self.probe();
     }
 
     /// What can be done here, and why not.
@@ -168,11 +187,12 @@ impl Actor {
             Effect::PutDirective { file_name, .. } => {
                 EffectOutcome::Failed { why: format!("{file_name} is for the inbox, not for the agent's processes") }
             }
-            Effect::Examine { slot, amount } => self.examine(&slot, amount),
+            Effect::Examine { slot, amount } => self.examine(&slot, amount).await,
             Effect::Hold(hold) => self.hold(hold).await,
             Effect::Verify(hold) => self.verify(hold).await,
             Effect::Release(hold) => self.release(hold).await,
-            Effect::Kill { process, grace_ms, tree: _ } => self.kill(process, grace_ms).await,
+            Effect::Kill { process, grace_ms, tree: false } => self.kill(process, grace_ms).await,
+            Effect::Kill { process, grace_ms, tree: true } => self.kill_tree(process, grace_ms).await,
             Effect::Launch if self.config.target == AgentTarget::Beside => self.await_agent().await,
             Effect::Launch => match self.launch().await {
                 Ok(root) => EffectOutcome::Launched { root },
@@ -196,7 +216,12 @@ impl Drop for Actor {
     fn drop(&mut self) {
         if self.config.target == AgentTarget::Command {
             for directory in self.agent.view().places.directories() {
-                let _ = std::fs::remove_dir(directory);
+                // One that holds a process keeps also what is empty below it: that is the agent's.
+                let mut pids = Vec::new();
+                crate::sample::cgroup::members(&mut crate::sample::procfs::ProcFs::default(), directory, &mut pids);
+                if pids.is_empty() {
+                    let _ = places::remove_tree(directory, 0);
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::Access;
 
+use super::child::leaf_of;
 use super::shim;
 use crate::sample::cgroup::{Hierarchies, Places, children, directory_identity, identities_upwards, members};
 use crate::sample::procfs::ProcFs;
@@ -32,9 +33,14 @@ pub fn make(hierarchies: &Hierarchies, name: &str, self_exe: &Path) -> (Places, 
     if let Some(own) = &own.v2 {
         note(make_v2(hierarchies, own, name), &mut places.v2, &mut refusals);
     }
-    for (own, place) in
-        [(&own.cpu, &mut places.cpu), (&own.cpuacct, &mut places.cpuacct), (&own.memory, &mut places.memory)]
-    {
+    for (own, place) in [
+        (&own.cpu, &mut places.cpu),
+        (&own.cpuacct, &mut places.cpuacct),
+        (&own.memory, &mut places.memory),
+        (&own.pids, &mut places.pids),
+        (&own.blkio, &mut places.blkio),
+        (&own.freezer, &mut places.freezer),
+    ] {
         if let Some(own) = own {
             note(make_directory(own, name), place, &mut refusals);
         }
@@ -52,7 +58,7 @@ pub fn make(hierarchies: &Hierarchies, name: &str, self_exe: &Path) -> (Places, 
     for directory in refused {
         refusals.push(format!("a process may not be moved to {}", directory.display()));
         let _ = std::fs::remove_dir(&directory);
-        for place in [&mut places.v2, &mut places.cpu, &mut places.cpuacct, &mut places.memory, &mut places.pids] {
+        for place in places.each_mut() {
             if place.as_ref() == Some(&directory) {
                 *place = None;
             }
@@ -134,7 +140,7 @@ fn may_hold_controllers(parent: &Path) -> bool {
 
 fn enable_controllers(parent: &Path) {
     let there = std::fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
-    for controller in there.split_whitespace().filter(|c| ["cpu", "memory"].contains(c)) {
+    for controller in there.split_whitespace().filter(|c| ["cpu", "memory", "pids", "io"].contains(c)) {
         // Refused where it is not possible: then the child lacks it, and the probe says so.
         let _ = std::fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
     }
@@ -147,10 +153,21 @@ fn is_limited(directory: &Path) -> bool {
     })
 }
 
+/// Whoever enters it does nothing more.
+pub(super) fn is_frozen(directory: &Path) -> bool {
+    let text = |file: &str| std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+    let v2 = text("cgroup.freeze").trim() == "1" || text("cgroup.events").lines().any(|line| line == "frozen 1");
+    v2 || !matches!(text("freezer.state").trim(), "" | "THAWED")
+}
+
 /// A short-lived process of this program moves itself to each place. Gives back those that refused it.
 fn try_to_join(places: &Places, self_exe: &Path) -> Result<Vec<PathBuf>, String> {
     let mut refused = Vec::new();
     for directory in places.directories() {
+        // An earlier life's, with its agent frozen: whoever enters it stands still, and this would wait for ever.
+        if is_frozen(directory) {
+            continue;
+        }
         let mut command = Command::new(self_exe);
         command.args(shim::join_only(directory)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let status = command.status().map_err(|e| format!("{} cannot be started: {e}", self_exe.display()))?;
@@ -180,7 +197,8 @@ pub fn own_of(hierarchies: &Hierarchies, pid: i32, agents: &[i32]) -> Result<Pla
     let mut why = String::from("no cgroup of it is visible here");
     let mut proc = ProcFs::default();
     let mut pids = Vec::new();
-    for place in [&mut places.v2, &mut places.cpu, &mut places.cpuacct, &mut places.memory, &mut places.pids] {
+    for place in places.each_mut() {
+        *place = place.take().map(leaf_of);
         let Some(directory) = place else { continue };
         members(&mut proc, directory, &mut pids);
         let refusal = match pids.iter().find(|pid| !agents.contains(pid)) {
@@ -213,7 +231,7 @@ pub async fn remove(places: &Places) -> Result<usize, String> {
     Ok(removed)
 }
 
-fn remove_tree(directory: &Path, depth: usize) -> io::Result<()> {
+pub(super) fn remove_tree(directory: &Path, depth: usize) -> io::Result<()> {
     if depth < 16 {
         for child in children(directory) {
             remove_tree(&child, depth + 1)?;

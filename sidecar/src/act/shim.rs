@@ -5,6 +5,7 @@
 //!   in between leaves nothing: the gate closes unopened.
 //! - `join-only`: tries whether a process may move to a cgroup.
 //! - `guardian`: see `guardian`.
+//! - `thaw`: see `thaw`.
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -13,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::guardian;
+use super::{guardian, thaw};
 
 const EXEC_IN: &str = "exec-in";
 const JOIN_ONLY: &str = "join-only";
@@ -40,6 +41,9 @@ pub fn run(args: &[OsString]) -> Option<u8> {
     }
     if first == guardian::NAME {
         return Some(guardian::run(rest));
+    }
+    if first == thaw::NAME {
+        return Some(thaw::run(rest));
     }
     None
 }

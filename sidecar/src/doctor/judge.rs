@@ -1,9 +1,9 @@
 //! What was seen, as findings for people: works or not, why, and the lines of a compose file that would change it. Pure.
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use pitwall_proto::v1;
 
-use crate::act::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_PTRACE};
+use crate::act::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE};
 
 #[derive(Clone, Debug, Default)]
 pub struct Neighbourhood {
@@ -50,6 +50,8 @@ pub struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Works,
+    /// Another way to what works already, or of what this machine lacks altogether: why not, and what would change it.
+    Spare,
     /// Works less than it could, or less safely.
     Lacks,
     Broken,
@@ -112,7 +114,9 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
         let why = format!("it runs as uid {}, for whom cap_add has no effect", seen.uid);
         add(Broken, "sidecar's user", why, "user: \"0:0\" with cap_drop: [ALL] on the sidecar");
     }
-    let spare = seen.effective & !((1 << CAP_SYS_PTRACE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_KILL));
+    // SYS_NICE is for affinity and nice, where somebody wants those.
+    let used = [CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE].iter().fold(0, |all, n| all | 1 << n);
+    let spare = seen.effective & !used;
     if seen.beside && spare != 0 {
         let why = format!("it holds {} capabilities that it has no use for", spare.count_ones());
         add(Lacks, "capabilities", why, "cap_drop: [ALL] on the sidecar");
@@ -192,19 +196,25 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
     all
 }
 
-/// One way to limit the CPU is enough; a machine without a GPU lacks nothing.
+/// One way to limit a resource is enough, the others are told all the same; a machine without a GPU lacks none of its
+/// limits.
 fn capabilities(all: &[v1::Capability]) -> Vec<Found> {
-    let limits = all.iter().any(|c| c.available && c.name.starts_with("throttle.cpu."));
+    let resource =
+        |name: &str| name.strip_prefix("throttle.")?.rsplit_once('.').map(|(resource, _)| resource.to_owned());
+    let limited: BTreeSet<String> = all.iter().filter(|c| c.available).filter_map(|c| resource(&c.name)).collect();
+    let without_gpu = all.iter().any(|c| c.name == "gpu" && !c.available);
+    let is_spare =
+        |name: &str| resource(name).is_some_and(|of| limited.contains(&of) || without_gpu && of.starts_with("gpu-"));
     let of = |c: &v1::Capability| {
         let level = match (c.available, c.name.as_str()) {
             (true, _) => Level::Works,
             (false, "directive" | "kill") => Level::Broken,
+            (false, name) if is_spare(name) => Level::Spare,
             (false, _) => Level::Lacks,
         };
         Found { level, what: c.name.clone(), detail: c.reason.clone(), change: c.enabled_by.clone() }
     };
-    let matters = |c: &&v1::Capability| c.available || !(limits && c.name.starts_with("throttle.cpu."));
-    all.iter().filter(matters).map(of).collect()
+    all.iter().map(of).collect()
 }
 
 pub fn told(all: &[Found]) -> String {
@@ -213,6 +223,7 @@ pub fn told(all: &[Found]) -> String {
     for found in all {
         let word = match found.level {
             Level::Works => "ok    ",
+            Level::Spare => "other ",
             Level::Lacks => "lacks ",
             Level::Broken => "BROKEN",
         };
@@ -281,7 +292,7 @@ mod tests {
     #[test]
     fn a_place_that_is_as_it_should_be_has_nothing_to_change() {
         let found = judge(&good());
-        assert!(found.iter().all(|f| f.level == Level::Works), "{}", told(&found));
+        assert!(found.iter().all(|f| matches!(f.level, Level::Works | Level::Spare)), "{}", told(&found));
         assert!(told(&found).ends_with("ok, 0 lacking, 0 broken\n"));
     }
 
@@ -313,6 +324,37 @@ mod tests {
             let hit = found.iter().find(|f| f.what == what && f.level == level);
             assert!(hit.is_some_and(|f| f.change.contains(change)), "{what}: {}", told(&found));
         }
+    }
+
+    #[test]
+    fn each_rung_is_told_and_only_a_resource_without_any_is_lacking() {
+        let mut seen = good();
+        for (name, available) in [
+            ("throttle.memory.cgroup1", false),
+            ("throttle.weight.cgroup1", true),
+            ("throttle.weight.nice", false),
+            ("throttle.gpu-power.nvml", false),
+            ("throttle.process.cgroup1", true),
+            ("gpu", false),
+        ] {
+            let [reason, enabled_by] = if available { [""; 2] } else { ["why not", "what would change it"] };
+            let (reason, enabled_by) = (reason.into(), enabled_by.into());
+            seen.capabilities.push(v1::Capability { name: name.into(), available, reason, enabled_by });
+        }
+        let found = judge(&seen);
+        let level = |what: &str| found.iter().find(|f| f.what == what).map(|f| f.level);
+        for (what, meant) in [
+            ("throttle.cpu.cgroup1", Level::Works),
+            ("throttle.cpu.cgroup2", Level::Spare),
+            ("throttle.memory.cgroup1", Level::Lacks),
+            ("throttle.weight.nice", Level::Spare),
+            ("throttle.gpu-power.nvml", Level::Spare),
+            ("throttle.process.cgroup1", Level::Works),
+        ] {
+            assert_eq!(level(what), Some(meant), "{what}: {}", told(&found));
+        }
+        let text = told(&found);
+        assert!(text.contains("other ") && text.contains("what would change it"), "{text}");
     }
 
     #[test]

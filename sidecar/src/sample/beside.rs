@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::cgroup::{Hierarchies, Places};
 use super::procfs::{ProcFs, Stat};
+use crate::act::child::leaf_of;
 use crate::act::held::Held;
 use crate::act::places::guard;
 
@@ -80,8 +81,8 @@ impl Beside {
     pub fn places_of(&self, pid: i32) -> Result<Places, String> {
         let mut places = self.hierarchies.of_process(pid);
         // On a hybrid host all of them are in the top cgroup of the unified hierarchy.
-        let all = [&mut places.v2, &mut places.cpu, &mut places.cpuacct, &mut places.memory, &mut places.pids];
-        for place in all {
+        for place in places.each_mut() {
+            *place = place.take().map(leaf_of);
             place.take_if(|directory| guard(&self.hierarchies, directory).is_err());
         }
         if !places.is_empty() {

@@ -19,18 +19,26 @@ pub struct Places {
     pub cpuacct: Option<PathBuf>,
     pub memory: Option<PathBuf>,
     pub pids: Option<PathBuf>,
+    pub blkio: Option<PathBuf>,
+    pub freezer: Option<PathBuf>,
 }
 
 impl Places {
     /// Each directory once.
     pub fn directories(&self) -> Vec<&Path> {
         let mut all: Vec<&Path> = Vec::new();
-        for place in [&self.v2, &self.cpu, &self.cpuacct, &self.memory, &self.pids].into_iter().flatten() {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        for place in [v2, cpu, cpuacct, memory, pids, blkio, freezer].into_iter().flatten() {
             if !all.contains(&place.as_path()) {
                 all.push(place);
             }
         }
         all
+    }
+
+    pub fn each_mut(&mut self) -> [&mut Option<PathBuf>; 7] {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        [v2, cpu, cpuacct, memory, pids, blkio, freezer]
     }
 
     /// Where the processes are listed.
@@ -51,6 +59,8 @@ impl Places {
             cpuacct: has("cpuacct.usage"),
             memory: has("memory.usage_in_bytes"),
             pids: has("pids.current").filter(|_| !directory.join("cgroup.controllers").exists()),
+            blkio: has("blkio.throttle.read_bps_device"),
+            freezer: has("freezer.state"),
         }
     }
 
@@ -63,6 +73,8 @@ impl Places {
             cpuacct: there(self.cpuacct),
             memory: there(self.memory),
             pids: there(self.pids),
+            blkio: there(self.blkio),
+            freezer: there(self.freezer),
         }
     }
 }
@@ -118,6 +130,8 @@ impl Hierarchies {
                     ("cpuacct", &mut places.cpuacct),
                     ("memory", &mut places.memory),
                     ("pids", &mut places.pids),
+                    ("blkio", &mut places.blkio),
+                    ("freezer", &mut places.freezer),
                 ] {
                     if named(name) {
                         place.get_or_insert_with(|| directory.clone());
@@ -141,24 +155,26 @@ impl Hierarchies {
         self.mounts.iter().any(|m| m.v2 && m.point == Path::new("/sys/fs/cgroup"))
     }
 
-    /// Parts of a hierarchy with a CPU controller that were mounted here from outside of this process's own cgroups, and
+    /// Parts of a hierarchy (`None`: the unified one, else that of a v1 controller) that were mounted here from outside of this process's own cgroups, and
     /// do not hold it: what a sidecar is given to see its agent. Without them: `Err` for what is mounted and must not be.
-    pub fn bound(&self, v2: bool) -> Result<Vec<PathBuf>, String> {
+    pub fn bound_of(&self, controller: Option<&str>) -> Result<Vec<PathBuf>, String> {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        self.bound_beside(v2, &own)
+        self.bound_beside(controller, &own)
     }
 
-    fn bound_beside(&self, v2: bool, own: &str) -> Result<Vec<PathBuf>, String> {
+    fn bound_beside(&self, controller: Option<&str>, own: &str) -> Result<Vec<PathBuf>, String> {
+        let v2 = controller.is_none();
         let mut bound = Vec::new();
         let mut whole = None;
         for mount in self.mounts.iter().filter(|m| m.v2 == v2) {
-            if !v2 && !mount.controllers.iter().any(|c| c == "cpu") {
+            if !v2 && !mount.controllers.iter().any(|c| Some(c.as_str()) == controller) {
                 continue;
             }
             let mine = own.lines().find_map(|line| {
                 let mut parts = line.splitn(3, ':').skip(1);
                 let (controllers, path) = (parts.next()?, parts.next()?);
-                let fits = if v2 { controllers.is_empty() } else { controllers.split(',').any(|c| c == "cpu") };
+                let fits =
+                    if v2 { controllers.is_empty() } else { controllers.split(',').any(|c| Some(c) == controller) };
                 fits.then_some(path)
             });
             if mine.is_some_and(|path| mount.covers(path)) {
@@ -423,7 +439,8 @@ mod tests {
             (v2_own.clone(), true, "0::/\n", points(&[])),
             (v2_own + &v2_all, true, "0::/\n", Err("/cg holds the sidecar itself")),
         ] {
-            match (Hierarchies::parse(&mounts).bound_beside(v2, own), bound) {
+            let controller = if v2 { None } else { Some("cpu") };
+            match (Hierarchies::parse(&mounts).bound_beside(controller, own), bound) {
                 (Err(told), Err(meant)) => assert!(told.starts_with(meant), "{told}"),
                 (found, Ok(meant)) => assert_eq!(found, Ok(meant), "{mounts}"),
                 (found, meant) => panic!("{found:?} and not {meant:?}"),
@@ -461,7 +478,8 @@ mod tests {
         let mut proc = ProcFs::default();
         let some = |p: &PathBuf| Some(p.clone());
         std::fs::write(v1.join("pids.current"), "9\n").unwrap();
-        let only_v1 = Places { cpu: some(&v1), cpuacct: some(&v1), memory: some(&v1), pids: some(&v1), v2: None };
+        let [cpu, cpuacct, memory, pids] = [(); 4].map(|()| some(&v1));
+        let only_v1 = Places { cpu, cpuacct, memory, pids, ..Places::default() };
         let counters = Counters::read(&mut proc, &only_v1);
         assert_eq!(counters.cpu_usec, Some(123_456));
         assert_eq!((counters.periods, counters.throttled_usec), (Some(40), Some(600_000)));

@@ -46,7 +46,7 @@ pub fn print(wanted: &Wanted) -> String {
         None => (String::new(), String::new()),
         Some(version) => {
             let binds = match version {
-                Cgroup::V1 => ["cpu:rw", "cpuacct:ro", "memory:ro", "pids:ro"]
+                Cgroup::V1 => ["cpu:rw", "cpuacct:ro", "memory:rw", "pids:rw", "blkio:rw", "freezer:rw"]
                     .iter()
                     .filter_map(|bind| bind.split_once(':'))
                     .map(|(name, mode)| format!("      - /sys/fs/cgroup/{name}{parent}:/cg/{name}:{mode}\n"))
