@@ -28,6 +28,9 @@ pub struct Kept {
     pub commands: BTreeMap<String, state::Command>,
     pub leases: BTreeMap<String, state::Lease>,
     pub limit: Option<state::Limit>,
+    /// What the sidecar does by itself, until its outcome was told.
+    pub acts: BTreeMap<String, state::Act>,
+    pub policy: state::OwnPolicy,
 }
 
 /// The wire's state of a command, which the file keeps as its number.
@@ -207,6 +210,13 @@ impl Kept {
             }
             Body::Limit(limit) => self.limit = Some(limit.clone()),
             Body::LimitGone(_) => self.limit = None,
+            Body::Act(act) => {
+                self.acts.insert(act.id.clone(), act.clone());
+            }
+            Body::ActEnded(ended) => {
+                self.acts.remove(&ended.id);
+            }
+            Body::OwnPolicy(policy) => self.policy = policy.clone(),
         }
     }
 
@@ -222,6 +232,7 @@ impl Kept {
             .iter()
             .flat_map(|d| d.checks.iter().map(move |c| ((d.name.clone(), c.id.clone()), c.digest.clone())));
         self.spool.retain_verdicts(&digests.collect());
+        self.spool.retain_named(&part);
         self.plan = Some(part);
     }
 
@@ -238,6 +249,8 @@ impl Kept {
         bodies.extend(self.commands.values().cloned().map(Body::Command));
         bodies.extend(self.leases.values().cloned().map(Body::Lease));
         bodies.extend(self.limit.clone().map(Body::Limit));
+        bodies.extend(self.acts.values().cloned().map(Body::Act));
+        bodies.extend((self.policy != state::OwnPolicy::default()).then(|| Body::OwnPolicy(self.policy.clone())));
         bodies.into_iter().map(|body| state::Record { body: Some(body) }).collect()
     }
 
@@ -284,6 +297,8 @@ mod tests {
             Body::Command(state::Command { id: "c1".into(), cursor: 7, ..Default::default() }),
             Body::Lease(state::Lease { command: "c1".into(), cpu_cores: 0.5, ..Default::default() }),
             Body::Limit(state::Limit { hold: Some(state::Hold::default()), ..Default::default() }),
+            Body::Act(state::Act { id: "quota-cpu-1".into(), ..Default::default() }),
+            Body::OwnPolicy(state::OwnPolicy { last_act: 1, restarts: 2, ..Default::default() }),
         ];
         for body in bodies {
             kept.apply(&state::Record { body: Some(body) });

@@ -120,6 +120,7 @@ impl Core {
         if was_told {
             self.tell_lease(id, state, detail);
         }
+        self.own_lease_closed(id, detail);
         let open = self.kept.commands.get(id).is_some_and(|c| !is_terminal(c.state()));
         if open {
             let (to, detail) = match state {

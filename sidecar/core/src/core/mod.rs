@@ -10,7 +10,9 @@ mod leases;
 mod limit;
 mod link;
 mod outbox;
+mod own;
 mod reconnect;
+mod relaunch;
 mod resume;
 mod session;
 mod stop;
@@ -66,6 +68,7 @@ pub struct Core {
     activity: Activity,
     motion: Motion,
     quotas: Quotas,
+    own: own::Own,
     pressure: Pressure,
     presence: Presence,
     link: session::Link,
@@ -101,6 +104,7 @@ impl Core {
         let life = record_in(&mut kept, &mut store, Body::Life(life));
         let work = commands::Work::recovered(&kept, now);
         let limit = limit::Driver::recovered(&kept);
+        let own = own::Own::recovered(&kept, now, &boot_id);
         let presence = watch::presence(&kept, &boot_id);
         let (motion, quotas, pressure) = watch::told_before(&kept, now, &boot_id);
         Core {
@@ -121,6 +125,7 @@ impl Core {
             activity: Activity::default(),
             motion,
             quotas,
+            own,
             pressure,
             presence,
             link: session::Link::new(now.boot_ms),
@@ -150,6 +155,8 @@ impl Core {
             Input::Workspace { present, reason } => self.workspace(present, reason),
             Input::Claim(claim) => self.claim(claim),
             Input::Sampled(sample) => self.sampled(&sample),
+            Input::CommandLines(lines) => self.command_lines(lines),
+            Input::WorkspaceUsed(bytes) => self.own.disk_bytes = bytes,
             Input::ChildExited { root, code, signal } => self.presence.child_exited(root, code, signal),
             Input::Done { effect, outcome } => self.done(effect, outcome),
             Input::Stop => self.stop_asked(),
@@ -169,6 +176,7 @@ impl Core {
         add(self.session_deadline(), "the stream to the orchestrator");
         add(self.commands_deadline(), "a command must start or expires");
         add(self.limit_deadline(), "a limit ends, or is looked at");
+        add(self.own_deadline(), "the sidecar's own policy: a health check, a restart, or a limit to renew");
         add(self.stop_deadline(), "the sidecar must have stopped");
         let (at, why) = all.into_iter().min()?;
         let at = if at > self.now.boot_ms { at } else { self.now.boot_ms + DEADLINE_MIN_MS };
@@ -177,6 +185,7 @@ impl Core {
 
     fn settle(&mut self) {
         self.settle_watch();
+        self.settle_own();
         self.settle_limit();
         self.settle_commands();
         // What was accepted just now.
@@ -331,6 +340,7 @@ fn forget_what_damage_makes_doubtful(kept: &mut Kept, lost: kept::LostFacts) {
     kept.cursor.command_cursor = None;
     kept.spool.begin_anew(lost.at_least());
     keep_newest_lease(kept);
+    kept.acts.clear();
     for command in kept.commands.values_mut() {
         if !commands::is_terminal(command.state()) {
             command.set_state(CommandState::Unknown);
