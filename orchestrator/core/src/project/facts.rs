@@ -101,6 +101,13 @@ impl Project {
             // What is no number was not measured.
             fact::Kind::Quota(quota) if !(quota.limit.is_finite() && quota.used.is_finite()) => return,
             fact::Kind::EffectMeasured(effect) if !(effect.asked.is_finite() && effect.measured.is_finite()) => return,
+            // Of a service that the plan does not have: nothing that a peer sends may add names of its own.
+            fact::Kind::Quota(quota) if !self.names(&agent, &quota.named) => return,
+            fact::Kind::QuotaActed(_)
+            | fact::Kind::Restart(_)
+            | fact::Kind::ProcessReturned(_)
+            | fact::Kind::OutOfMemory(_)
+            | fact::Kind::Health(_) => return self.on_policy_fact(agent, kind, observed),
             fact::Kind::Quota(quota) => Body::Quota(journal::Quota {
                 agent,
                 exceeded: quota.exceeded,
@@ -110,6 +117,8 @@ impl Project {
                 process: quota.process.map(process),
                 process_used: if quota.process_used.is_finite() { quota.process_used } else { 0.0 },
                 since_ms: observed - Millis::from(quota.above_for_ms),
+                named: quota.named,
+                soft: quota.soft,
             }),
             fact::Kind::Activity(activity) => self.activity(agent, activity, observed),
             fact::Kind::Lease(lease) => Body::Lease(journal::Lease {
@@ -213,7 +222,7 @@ impl Project {
     }
 }
 
-fn process(identity: v1::ProcessIdentity) -> journal::Process {
+pub(super) fn process(identity: v1::ProcessIdentity) -> journal::Process {
     journal::Process { pid: identity.pid, start_ticks: identity.start_ticks, name: cut(identity.name) }
 }
 

@@ -11,6 +11,7 @@ mod ledger;
 mod liveness;
 mod mass_loss;
 mod outbox;
+mod policy;
 mod publish;
 mod pulse;
 mod restored;

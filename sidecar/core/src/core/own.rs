@@ -293,7 +293,7 @@ impl Core {
     /// Own leases go on while they are wanted, and end when the use has stayed below.
     fn release_calm(&mut self, plan: &v1::AgentPlan) {
         let now = self.now.boot_ms;
-        let held = self.kept.acts.values().filter(|a| a.kind() == ActKind::Lease && a.action() == OnExceed::Throttle);
+        let held = self.kept.acts.values().filter(|a| a.kind() == ActKind::Lease && a.action == OnExceed::Throttle as i32);
         for act in held.cloned().collect::<Vec<_>>() {
             let target = target_of(&act);
             let Some(lease) = self.kept.leases.get(&act.id).cloned() else { continue };
