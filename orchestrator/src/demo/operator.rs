@@ -77,6 +77,9 @@ pub fn answer(finding: &v1::Finding, habits: Habits) -> Answer {
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
+        | FindingKind::OutOfMemory
+        | FindingKind::RestartsGaveUp
+        | FindingKind::Unhealthy
         | FindingKind::JournalRestored => Answer::Nothing,
     }
 }

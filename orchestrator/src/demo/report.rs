@@ -183,6 +183,9 @@ fn knowable(night: &Night, told: Told, recording: &Recording, truth: &Truth, fou
         | FindingKind::LeaseForeign
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
+        | FindingKind::OutOfMemory
+        | FindingKind::RestartsGaveUp
+        | FindingKind::Unhealthy
         | FindingKind::JournalRestored => None,
     }
 }

@@ -74,6 +74,9 @@ fn paint(kind: FindingKind) -> Paint {
         | FindingKind::DeliverableRegressed
         | FindingKind::NetworkOrOrchestrator
         | FindingKind::JournalRestored
+        | FindingKind::OutOfMemory
+        | FindingKind::RestartsGaveUp
+        | FindingKind::Unhealthy
         | FindingKind::WorkspaceAbsent => Paint::Bad,
         FindingKind::LeaseLapsed
         | FindingKind::SecondInstance

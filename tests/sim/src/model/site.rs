@@ -393,7 +393,7 @@ impl SiteModel {
             }
             Body::Limit(limit) => self.limit = Some(limit),
             Body::LimitGone(_) => self.limit = None,
-            Body::Format(_) | Body::Plan(_) => {}
+            Body::Format(_) | Body::Plan(_) | Body::Act(_) | Body::ActEnded(_) | Body::OwnPolicy(_) => {}
         }
     }
 
