@@ -147,14 +147,19 @@ impl Read for Match {
             found.name = Some(At::read(node, mistakes)?);
             return Some(found);
         }
+        let mut told = false;
         for (key, place, value) in entries(node, mistakes)? {
             match key.as_str() {
                 "name" => found.name = At::read(value, mistakes),
                 "command" => found.command = At::read(value, mistakes),
-                _ => unknown_key(&key, place, &["name", "command"], mistakes),
+                _ => {
+                    told = true;
+                    unknown_key(&key, place, &["name", "command"], mistakes);
+                }
             }
         }
-        Some(found)
+        // What is missing beside it was told already.
+        (!told).then_some(found)
     }
 }
 

@@ -157,7 +157,10 @@ impl Core {
             Input::Sampled(sample) => self.sampled(&sample),
             Input::CommandLines(lines) => self.command_lines(lines),
             Input::WorkspaceUsed(bytes) => self.own.disk_bytes = bytes,
-            Input::ChildExited { root, code, signal } => self.presence.child_exited(root, code, signal),
+            Input::ChildExited { root, code, signal } => {
+                let change = self.presence.child_exited(root, code, signal);
+                self.presence_changed(change);
+            }
             Input::Done { effect, outcome } => self.done(effect, outcome),
             Input::Stop => self.stop_asked(),
             Input::Tick => {}
