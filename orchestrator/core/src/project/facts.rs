@@ -97,7 +97,7 @@ impl Project {
                 since_ms: observed,
             }),
             // A resource of a newer protocol than this one.
-            fact::Kind::Quota(quota) if quota.resource() == v1::Resource::Unspecified => return,
+            fact::Kind::Quota(quota) if !super::policy::has_quotas(quota.resource()) => return,
             // What is no number was not measured.
             fact::Kind::Quota(quota) if !(quota.limit.is_finite() && quota.used.is_finite()) => return,
             fact::Kind::EffectMeasured(effect) if !(effect.asked.is_finite() && effect.measured.is_finite()) => return,

@@ -11,6 +11,12 @@ use super::{
 };
 use crate::io::Millis;
 
+/// Also none that only a newer protocol than this one has.
+pub(super) fn has_quotas(resource: v1::Resource) -> bool {
+    use v1::Resource as R;
+    matches!(resource, R::Cpu | R::Memory | R::Pids | R::Disk | R::GpuMemory)
+}
+
 impl Project {
     /// The whole agent, or a named process of the plan.
     pub(super) fn names(&self, agent: &str, named: &str) -> bool {
@@ -21,7 +27,7 @@ impl Project {
         let body = match kind {
             fact::Kind::QuotaActed(acted) => {
                 let numbers = acted.used.is_finite() && acted.limit.is_finite();
-                if !numbers || acted.resource() == v1::Resource::Unspecified || !self.names(&agent, &acted.named) {
+                if !numbers || !has_quotas(acted.resource()) || !self.names(&agent, &acted.named) {
                     return;
                 }
                 Body::QuotaActed(journal::QuotaActed {

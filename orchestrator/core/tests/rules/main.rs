@@ -11,6 +11,7 @@ mod findings;
 mod ledger;
 mod liveness;
 mod oracle;
+mod policy;
 mod pulse;
 mod replay;
 mod restored;
