@@ -83,8 +83,7 @@ async fn a_memory_hog_is_killed_by_its_sidecar_while_nobody_commands() {
 
     fs::write(workspace(dir.path()).join("go"), "").expect("written");
     let big = |(_, bytes): &(i32, u64)| *bytes > 100_000_000;
-    let (hog, _) =
-        wait::until_sync("the hog is big", SOON, || process(&workspace(dir.path()), "tail").filter(big));
+    let (hog, _) = wait::until_sync("the hog is big", SOON, || process(&workspace(dir.path()), "tail").filter(big));
     wait::until_sync("the hog is gone", ACTS_WITHIN, || {
         process(&workspace(dir.path()), "tail").is_none_or(|(pid, _)| pid != hog).then_some(())
     });
@@ -110,8 +109,7 @@ async fn a_quota_throttles_with_the_orchestrator_away_and_outlives_the_ttl() {
     let script = "while [ ! -e go ]; do sleep 0.1; done; while [ -e go ]; do :; done; exec sleep 600";
     let sidecar = agent(dir.path(), &server, script);
     let client = client::connect(&server.url).await;
-    let seen =
-        client::until(&client, "the agent is seen", SOON, |s| client::agent(s, "writer").incarnation == 1).await;
+    let seen = client::until(&client, "the agent is seen", SOON, |s| client::agent(s, "writer").incarnation == 1).await;
     let pid = client::agent(&seen, "writer").root.as_ref().map_or(0, |p| p.pid);
     let limit = cgroup::cpu_limit(pid);
     if !surroundings::have(test, "cgroup", limit.map(drop)) {

@@ -3,10 +3,9 @@
 //!
 //! What outlives a process lies in [`kept`], changes by records only, and is durable when the [`store`] says so. Small
 //! machines watch the agent ([`checks`], [`activity`], [`presence`], [`motion`], [`quota`], [`named`], [`oom`], [`health`],
-//! [`pressure`]) and answer with facts; others say when the sidecar does something by itself ([`remedy`], [`budget`]); the [`core`](Core) puts these into the [`spool`], keeps the stream to the orchestrator, and carries commands
+//! [`pressure`]) and answer with facts; others say when the sidecar does something by itself ([`remedy`], [`restarts`]); the [`core`](Core) puts these into the [`spool`], keeps the stream to the orchestrator, and carries commands
 //! through their states.
 pub mod activity;
-pub mod budget;
 pub mod checks;
 pub mod clock;
 mod core;
@@ -25,6 +24,7 @@ pub mod quota;
 pub mod readings;
 pub mod remedy;
 pub mod renewal;
+pub mod restarts;
 pub mod spool;
 pub mod store;
 pub mod window;

@@ -31,8 +31,7 @@ pub fn is_called(process: &v1::ProcessIdentity, name: &str) -> bool {
 
 fn matches(spec: &v1::NamedProcess, process: &v1::ProcessIdentity, lines: &Lines) -> bool {
     let by_name = spec.process.is_empty() || is_called(process, &spec.process);
-    let by_line =
-        spec.command.is_empty() || lines.get(&id(process)).is_some_and(|line| line.contains(&spec.command));
+    let by_line = spec.command.is_empty() || lines.get(&id(process)).is_some_and(|line| line.contains(&spec.command));
     (!spec.process.is_empty() || !spec.command.is_empty()) && by_name && by_line
 }
 

@@ -92,11 +92,8 @@ mod tests {
 
     #[test]
     fn a_note_says_why_what_is_done_what_is_open_and_who_waits() {
-        let deliverable = |name: &str, title: &str, checks| v1::DeliverablePlan {
-            name: name.into(),
-            title: title.into(),
-            checks,
-        };
+        let deliverable =
+            |name: &str, title: &str, checks| v1::DeliverablePlan { name: name.into(), title: title.into(), checks };
         let plan = v1::AgentPlan {
             deliverables: vec![
                 deliverable("api", "GET /api", vec![check("file:api.ts", true), check("file:notes", false)]),
@@ -135,7 +132,10 @@ mod tests {
 
     #[test]
     fn without_a_plan_it_says_why_at_least() {
-        assert_eq!(text("An operator asked.", None, &Verdicts::new()), "# You were started again\n\nAn operator asked.\n");
+        assert_eq!(
+            text("An operator asked.", None, &Verdicts::new()),
+            "# You were started again\n\nAn operator asked.\n"
+        );
         assert_eq!(file_name(4), "RESUME-4.md");
     }
 

@@ -145,8 +145,9 @@ impl Quotas {
         let mut facts = Vec::new();
         // A quota that the plan no longer has is not exceeded.
         self.watches.retain(|target, watch| {
-            let kept =
-                scopes.iter().any(|s| s.named == target.named && s.quotas.iter().any(|q| Target::of(s.named, q) == *target));
+            let kept = scopes
+                .iter()
+                .any(|s| s.named == target.named && s.quotas.iter().any(|q| Target::of(s.named, q) == *target));
             if !kept && watch.told {
                 facts.push(target.ended());
             }
@@ -317,9 +318,8 @@ mod tests {
         let hard = quota(2.0, 0)[0];
         let plan = [v1::Quota { limit: 1.0, soft: true, ..hard }, hard];
         let mut quotas = Quotas::default();
-        let told = |facts: Vec<v1::QuotaFact>| {
-            facts.into_iter().map(|f| (f.named, f.soft, f.exceeded)).collect::<Vec<_>>()
-        };
+        let told =
+            |facts: Vec<v1::QuotaFact>| facts.into_iter().map(|f| (f.named, f.soft, f.exceeded)).collect::<Vec<_>>();
         let one = sample(&[1.5]);
         assert_eq!(told(sampled(&mut quotas, 1_000, &one, &plan)), [(String::new(), true, true)]);
         let both = sample(&[2.5]);

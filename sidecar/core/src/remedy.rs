@@ -45,9 +45,7 @@ impl Remedies {
     /// `busy`: an earlier remedy for this limit is in hand.
     pub fn sampled(&mut self, now: u64, scopes: &[Scope<'_>], busy: impl Fn(&Target) -> bool) -> Vec<Due> {
         let all = || scopes.iter().flat_map(|s| s.quotas.iter().map(move |q| (s, q)));
-        let acts = |q: &v1::Quota| {
-            !q.soft && !matches!(q.on_exceed(), v1::OnExceed::Unspecified | v1::OnExceed::Warn)
-        };
+        let acts = |q: &v1::Quota| !q.soft && !matches!(q.on_exceed(), v1::OnExceed::Unspecified | v1::OnExceed::Warn);
         self.episodes.retain(|target, _| all().any(|(s, q)| Target::of(s.named, q) == *target && acts(q)));
         let mut due = Vec::new();
         for (scope, quota) in all().filter(|(_, q)| acts(q)) {

@@ -49,9 +49,7 @@ impl Topic {
             Kind::AgentMotion(_) => Some(Topic::Motion),
             Kind::AgentLooping(_) => Some(Topic::Looping),
             Kind::Pressure(_) => Some(Topic::Pressure),
-            Kind::Quota(q) => {
-                Some(Topic::Quota(Target { named: q.named.clone(), resource: q.resource, soft: q.soft }))
-            }
+            Kind::Quota(q) => Some(Topic::Quota(Target { named: q.named.clone(), resource: q.resource, soft: q.soft })),
             Kind::QuotaActed(a) => {
                 Some(Topic::Acted(Target { named: a.named.clone(), resource: a.resource, soft: false }))
             }

@@ -34,7 +34,17 @@ pub struct FindingView {
 
 impl FindingView {
     pub(super) fn new(kind: FindingKind, subject: impl ToString, message: String, next: String, since: Millis) -> Self {
-        Self { kind, subject: subject.to_string(), message, next, since, process: None, used: None, limit: None, steady: String::new() }
+        Self {
+            kind,
+            subject: subject.to_string(),
+            message,
+            next,
+            since,
+            process: None,
+            used: None,
+            limit: None,
+            steady: String::new(),
+        }
     }
 }
 

@@ -17,7 +17,8 @@ pub(super) fn findings(name: &str, agent: &AgentState, clock: &Clock, found: &mu
         agent.quotas.keys().chain(agent.acted.keys()).map(|key| QuotaKey { soft: false, ..key.clone() }).collect();
     for key in keys {
         let soft = QuotaKey { soft: true, ..key.clone() };
-        let exceeded = agent.quotas.get(&key).map(|q| (q, false)).or_else(|| agent.quotas.get(&soft).map(|q| (q, true)));
+        let exceeded =
+            agent.quotas.get(&key).map(|q| (q, false)).or_else(|| agent.quotas.get(&soft).map(|q| (q, true)));
         let acted = agent.acted.get(&key).filter(|acted| shown(acted.at_ms, clock));
         found.extend(quota(name, &key, exceeded, acted));
     }
@@ -26,8 +27,7 @@ pub(super) fn findings(name: &str, agent: &AgentState, clock: &Clock, found: &mu
             "raise its memory limit, or let a quota act before the kernel does: quota: {{ memory: {{ hard: …, on_exceed: \
              kill_process }} }} for {name}"
         );
-        let mut finding =
-            FindingView::new(FindingKind::OutOfMemory, name, text::out_of_memory(oom), next, oom.at_ms);
+        let mut finding = FindingView::new(FindingKind::OutOfMemory, name, text::out_of_memory(oom), next, oom.at_ms);
         finding.process.clone_from(&oom.process);
         found.push(finding);
     }
@@ -72,9 +72,10 @@ fn quota(
             )
         });
     };
-    let by = quota.process.as_ref().map(|p| {
-        format!(", mostly {} (pid {}) with {}", p.name, p.pid, amount(quota.process_used))
-    });
+    let by = quota
+        .process
+        .as_ref()
+        .map(|p| format!(", mostly {} (pid {}) with {}", p.name, p.pid, amount(quota.process_used)));
     let next = match (&quota.process, resource) {
         (Some(_), 1) | (None, 1) => format!("pitwall throttle {name} --cpu {:.2} --for 10m", quota.limit),
         (_, 9) => format!("clear the workspace of {name}, or raise its quota"),

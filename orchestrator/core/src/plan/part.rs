@@ -2,7 +2,8 @@
 use pitwall_proto::v1;
 
 use super::types::{
-    AgentPlan, Check, Health, NamedProcess, OnExceed, OnUnhealthy, Plan, Quota, Resource, RestartOn, RestartPolicy, Rule,
+    AgentPlan, Check, Health, NamedProcess, OnExceed, OnUnhealthy, Plan, Quota, Resource, RestartOn, RestartPolicy,
+    Rule,
 };
 
 fn ms(value: u64) -> u32 {
@@ -200,7 +201,8 @@ fn diff_agent(name: &str, old: &AgentPlan, new: &AgentPlan, lines: &mut Vec<Stri
         ("restarts", old.restart != new.restart),
         ("health checks", old.health != new.health),
     ];
-    lines.extend(others.iter().filter(|(_, changed)| *changed).map(|(what, _)| format!("agent {name}: {what} changed")));
+    lines
+        .extend(others.iter().filter(|(_, changed)| *changed).map(|(what, _)| format!("agent {name}: {what} changed")));
     if old.inbox != new.inbox {
         lines.push(format!("agent {name}: inbox changed"));
     }

@@ -66,12 +66,7 @@ pub fn resolve(own: Written, defaults: &raw::AgentDefaults, windows: CheckWindow
 }
 
 /// At most so many, each with a name that is one.
-fn table<T>(
-    table: Option<At<Table<T>>>,
-    max: usize,
-    what: &str,
-    mistakes: &mut Mistakes,
-) -> BTreeMap<String, At<T>> {
+fn table<T>(table: Option<At<Table<T>>>, max: usize, what: &str, mistakes: &mut Mistakes) -> BTreeMap<String, At<T>> {
     let Some(At { value: Table(all), place }) = table else { return BTreeMap::new() };
     if all.len() > max {
         mistakes.add(place, format!("{} of them", all.len()), format!("an agent has at most {max}"));
@@ -147,11 +142,7 @@ fn word(resource: Resource) -> &'static str {
 
 /// Each limit on its own: an agent that sets its CPU keeps the default for memory. What a limit does not say, its quota
 /// says, then the defaults' quota.
-fn quotas(
-    from: [Option<&At<raw_policy::Quota>>; 2],
-    named: Option<&Named>,
-    mistakes: &mut Mistakes,
-) -> Vec<Quota> {
+fn quotas(from: [Option<&At<raw_policy::Quota>>; 2], named: Option<&Named>, mistakes: &mut Mistakes) -> Vec<Quota> {
     let from: Vec<&raw_policy::Quota> = from.into_iter().flatten().map(|at| &at.value).collect();
     let found = [
         (Resource::Cpu, from.iter().find_map(|q| q.cpu.as_ref()).map(said)),
@@ -168,8 +159,7 @@ fn quotas(
         let wanted = said.on_exceed.as_ref().or_else(general).map(|at| (at.value, at.place));
         let wanted = wanted.or_else(|| named.and_then(|n| n.on_exceed));
         let on_exceed = wanted.map_or(OnExceed::Warn, |(what, _)| what);
-        let cooldown =
-            ms(&said.cooldown).or_else(|| from.iter().find_map(|q| ms(&q.cooldown))).unwrap_or(COOLDOWN_MS);
+        let cooldown = ms(&said.cooldown).or_else(|| from.iter().find_map(|q| ms(&q.cooldown))).unwrap_or(COOLDOWN_MS);
         let cooldown_ms = if on_exceed == OnExceed::Warn { 0 } else { cooldown };
         if let (Some((soft, place)), Some((hard, _))) = (said.soft, said.hard) {
             if soft >= hard {

@@ -147,10 +147,22 @@ fn one_mistake_one_place_one_message() {
     let table: [(&str, u32, u32, &str, &str); 24] = [
         ("    quotas: { cpu: 1 }", 5, 5, "unknown key `quotas`", "did you mean `quota`?"),
         ("    quota: { cpu: { hard: 1, on_exced: throttle } }", 5, 30, "unknown key `on_exced`", "`on_exceed`?"),
-        ("    quota: { cpu: { hard: 1, on_exceed: throtle } }", 5, 41, "\"throtle\" is not", "did you mean `throttle`?"),
+        (
+            "    quota: { cpu: { hard: 1, on_exceed: throtle } }",
+            5,
+            41,
+            "\"throtle\" is not",
+            "did you mean `throttle`?",
+        ),
         ("    quota: { cpu: { hard: 1, on_exceed: [warn] } }", 5, 41, "expected what a quota can do", "one of warn"),
         ("    quota: { cpu: { for: 10s } }", 5, 19, "this quota has no limit", "`hard:`"),
-        ("    quota: { memory: { soft: 2GiB, hard: 1GiB } }", 5, 30, "soft limit for memory is not below", "told first"),
+        (
+            "    quota: { memory: { soft: 2GiB, hard: 1GiB } }",
+            5,
+            30,
+            "soft limit for memory is not below",
+            "told first",
+        ),
         ("    quota: { cpu: { hard: 0.05, on_exceed: throttle } }", 5, 27, "below 0.1 cores", "raise the limit"),
         ("    quota: { disk: { hard: 1GiB, on_exceed: throttle } }", 5, 45, "disk cannot be throttled", "freeze"),
         ("    quota: { cpu: 1, disk: 1GiB, on_exceed: throttle }", 5, 28, "disk cannot be throttled", "freeze"),
@@ -208,8 +220,25 @@ fn many_mistakes_of_it_are_told_at_once() {
 fn the_schema_knows_every_key_of_it() {
     let schema = schema().to_string();
     for key in [
-        "soft", "hard", "on_exceed", "cooldown", "disk", "gpu_memory", "protect", "processes", "match", "command",
-        "restart", "backoff_max", "stable_after", "health", "grpc", "startup", "within", "on_failure", "kill_process",
+        "soft",
+        "hard",
+        "on_exceed",
+        "cooldown",
+        "disk",
+        "gpu_memory",
+        "protect",
+        "processes",
+        "match",
+        "command",
+        "restart",
+        "backoff_max",
+        "stable_after",
+        "health",
+        "grpc",
+        "startup",
+        "within",
+        "on_failure",
+        "kill_process",
     ] {
         assert!(schema.contains(&format!("\"{key}\"")), "{key}");
     }

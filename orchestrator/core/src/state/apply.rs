@@ -8,8 +8,8 @@ use pitwall_proto::{
 
 use super::{
     ActivityBucket, AgentState, CLOSED_FINDINGS_KEPT, CheckState, ClaimState, CommandRecord, DeliverableState,
-    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaKey, QuotaState, RestoredState, Seen, SidecarState,
-    State,
+    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaKey, QuotaState, RestoredState, Seen,
+    SidecarState, State,
 };
 use crate::{
     io::Millis,

@@ -3,8 +3,7 @@ use pitwall_proto::journal;
 
 use super::{
     ActivityBucket, AgentState, CheckState, ClaimState, DeliverableState, Exit, PressureState, QuotaKey, QuotaState,
-    Seen,
-    SidecarState, snapshot::word,
+    Seen, SidecarState, snapshot::word,
 };
 use crate::{io::Millis, plan::DeliverableId};
 

@@ -127,7 +127,9 @@ fn named_processes_are_told_apart_and_names_that_the_plan_does_not_have_are_drop
     let agent = &world.project.state().agents["o"];
     assert_eq!((agent.quotas.len(), agent.unhealthy.len()), (1, 0));
     // A plan without it: it is exceeded no more.
-    world.apply_plan(&PLAN.replace("processes: { web: { match: next-server, quota: { cpu: 1 } } }", "protect: sshd")).unwrap();
+    world
+        .apply_plan(&PLAN.replace("processes: { web: { match: next-server, quota: { cpu: 1 } } }", "protect: sshd"))
+        .unwrap();
     assert!(world.findings().is_empty(), "{:?}", world.findings());
 }
 
@@ -155,10 +157,7 @@ fn out_of_memory_names_who_and_how_large() {
     let oom = |process| v1::OutOfMemory { kills: 1, process, memory_bytes: Some(1 << 30), agent_bytes: Some(3 << 30) };
     world.fact("o", fact::Kind::OutOfMemory(oom(Some(process(7, "tsc")))));
     let told = message(&world, FindingKind::OutOfMemory);
-    assert_eq!(
-        told,
-        "o: out of memory: the kernel killed tsc (pid 7), which had 1.0 GiB; the agent had 3.0 GiB"
-    );
+    assert_eq!(told, "o: out of memory: the kernel killed tsc (pid 7), which had 1.0 GiB; the agent had 3.0 GiB");
     world.fact("o", fact::Kind::OutOfMemory(v1::OutOfMemory { memory_bytes: None, ..oom(None) }));
     assert!(message(&world, FindingKind::OutOfMemory).contains("1 process, which no sample had seen"));
     world.advance(16 * 60_000);

@@ -130,6 +130,15 @@ impl Core {
         self.record(Body::ActEnded(state::ActEnded { id: id.into() }));
     }
 
+    /// Of what an earlier process had begun by itself nothing is gone on with. Leases end by themselves.
+    pub(super) fn forget_acts(&mut self) {
+        for id in self.own.recovered.clone() {
+            if self.kept.acts.get(&id).is_some_and(|act| act.kind() != ActKind::Lease) {
+                self.end_act(&id);
+            }
+        }
+    }
+
     pub(super) fn command_lines(&mut self, lines: Vec<(v1::ProcessIdentity, String)>) {
         self.own.lines = lines
             .into_iter()
@@ -152,8 +161,7 @@ impl Core {
     pub(super) fn sampled_by_policy(&mut self, sample: &Sample) -> Vec<v1::NamedUsage> {
         let (now, plan) = (self.now.boot_ms, self.plan_part());
         let lines = std::mem::take(&mut self.own.lines);
-        let mut scopes =
-            vec![Scope { disk_bytes: self.own.disk_bytes, ..Scope::agent(sample, &plan.quotas) }];
+        let mut scopes = vec![Scope { disk_bytes: self.own.disk_bytes, ..Scope::agent(sample, &plan.quotas) }];
         scopes.extend(plan.processes.iter().map(|spec| named::scope(spec, sample, &lines)));
         for fact in self.quotas.sampled(now, &scopes) {
             self.tell(Kind::Quota(fact));
@@ -293,7 +301,8 @@ impl Core {
     /// Own leases go on while they are wanted, and end when the use has stayed below.
     fn release_calm(&mut self, plan: &v1::AgentPlan) {
         let now = self.now.boot_ms;
-        let held = self.kept.acts.values().filter(|a| a.kind() == ActKind::Lease && a.action == OnExceed::Throttle as i32);
+        let held =
+            self.kept.acts.values().filter(|a| a.kind() == ActKind::Lease && a.action == OnExceed::Throttle as i32);
         for act in held.cloned().collect::<Vec<_>>() {
             let target = target_of(&act);
             let Some(lease) = self.kept.leases.get(&act.id).cloned() else { continue };
@@ -432,12 +441,7 @@ fn for_of(plan: &v1::AgentPlan, target: &Target) -> u64 {
 }
 
 /// The largest process that may be killed for this, or, of a named process, that is held.
-fn victim(
-    due: &Due,
-    plan: &v1::AgentPlan,
-    scopes: &[Scope<'_>],
-    lines: &Lines,
-) -> Option<(v1::ProcessIdentity, f64)> {
+fn victim(due: &Due, plan: &v1::AgentPlan, scopes: &[Scope<'_>], lines: &Lines) -> Option<(v1::ProcessIdentity, f64)> {
     let scope = scopes.iter().find(|s| s.named == due.target.named)?;
     let kill = due.quota.on_exceed() == OnExceed::KillProcess;
     let spared = |p: &v1::ProcessUsage| {

@@ -12,10 +12,10 @@ use super::{
     acting::{Purpose, failure, identity, process, same, shown},
 };
 use crate::{
-    budget::{Answer, Budget, Policy},
     clock,
     io::{Effect, EffectOutcome, Sample},
     note,
+    restarts::{Answer, Budget, Policy},
 };
 
 const GRACE_MS: u32 = 5_000;
@@ -94,7 +94,8 @@ impl Core {
             Answer::After { wait_ms, attempt } => {
                 act.id = self.next_act("restart");
                 (act.after_ms, act.attempt) = (wait_ms, attempt);
-                let detail = format!("{}, number {attempt} of {} in a row, in {}", act.id, policy.max, seconds(wait_ms));
+                let detail =
+                    format!("{}, number {attempt} of {} in a row, in {}", act.id, policy.max, seconds(wait_ms));
                 self.tell_restart(&act, RestartState::Waiting, 0, &detail);
                 self.keep_act(act);
                 Ok(detail)

@@ -1,7 +1,7 @@
 //! What the sidecar does by itself, with nobody to ask: quotas that act, restarts with their budget, health, the note.
 use pitwall_proto::v1::{
-    self, CommandState as S, OnExceed, OnUnhealthy, Outcome, Resource, RestartOn, RestartState, command_spec::Kind as Spec,
-    connect_response::Body as Down, fact::Kind,
+    self, CommandState as S, OnExceed, OnUnhealthy, Outcome, Resource, RestartOn, RestartState,
+    command_spec::Kind as Spec, connect_response::Body as Down, fact::Kind,
 };
 
 use super::world::{OLD, World, process};
@@ -112,10 +112,10 @@ fn the_largest_that_is_not_protected_is_killed_once_in_its_cooldown() {
     world.run(5_000);
     assert_eq!(world.killed, [(102, 9), (103, 10)]);
     let acted = acted(&mut world);
-    assert_eq!(acted.iter().map(|a| (a.0.as_str(), a.1)).collect::<Vec<_>>()[..2], [
-        ("quota-cpu-1", true),
-        ("quota-cpu-2", true)
-    ]);
+    assert_eq!(
+        acted.iter().map(|a| (a.0.as_str(), a.1)).collect::<Vec<_>>()[..2],
+        [("quota-cpu-1", true), ("quota-cpu-2", true)]
+    );
 }
 
 #[test]
@@ -253,7 +253,8 @@ fn who_ends_well_is_not_started_again_on_failure_nor_anybody_without_a_policy() 
 fn a_restart_leaves_a_note_for_the_next_life() {
     // By an operator,
     let mut world = World::new();
-    let deliverable = v1::DeliverablePlan { name: "page".into(), checks: vec![v1::Check::default()], ..Default::default() };
+    let deliverable =
+        v1::DeliverablePlan { name: "page".into(), checks: vec![v1::Check::default()], ..Default::default() };
     world.orchestrator.plan =
         Some(v1::AgentPlan { deliverables: vec![deliverable], needed_by: vec!["b/x".into()], ..plan(Vec::new()) });
     world.run(3_000);
