@@ -165,7 +165,7 @@ async fn a_crash_loop_is_given_up_and_an_operator_begins_anew() {
 async fn a_service_inside_an_agent_is_killed_for_its_own_quota_and_watched_for_its_return() {
     let dir = tempfile::tempdir().expect("a folder");
     let policy = "    processes:
-      worker: { match: { command: sleep 54321 }, quota: { memory: { hard: 4KiB, for: 1s, cooldown: 1h } }, on_exceed: kill_process }
+      worker: { match: { name: sleep, command: sleep 54321 }, quota: { memory: { hard: 4KiB, for: 1s, cooldown: 1h } }, on_exceed: kill_process }
 ";
     let server = Server::start(dir.path(), &plan(policy));
     let sidecar = agent(dir.path(), &server, "while :; do sleep 54321; done");

@@ -3,6 +3,7 @@
 //! which input made it due, nor whether a crash lay in between.
 mod acknowledgement;
 mod acting;
+mod acts;
 mod commands;
 mod conduct;
 mod fencing;

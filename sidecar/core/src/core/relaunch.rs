@@ -164,7 +164,7 @@ impl Core {
                     self.own.acting.insert(id.clone());
                     self.act(Purpose::Own(id), Effect::EndAgent { root, grace_ms: GRACE_MS });
                 }
-                None => self.to_step(act, ActStep::Launching),
+                None => self.go_on_at(act, ActStep::Launching),
             },
             ActStep::Launching => {
                 self.own.acting.insert(id.clone());
@@ -178,10 +178,10 @@ impl Core {
         let mut budget = self.budget();
         budget.began(self.now.boot_ms);
         self.keep_budget(budget);
-        self.to_step(act, ActStep::Note);
+        self.go_on_at(act, ActStep::Note);
     }
 
-    fn to_step(&mut self, mut act: state::Act, step: ActStep) {
+    fn go_on_at(&mut self, mut act: state::Act, step: ActStep) {
         act.set_step(step);
         self.keep_act(act);
     }
@@ -190,9 +190,9 @@ impl Core {
         match (act.step(), outcome) {
             (ActStep::Note, outcome) => {
                 self.note_put(&act.id, outcome);
-                self.to_step(act, ActStep::Ending);
+                self.go_on_at(act, ActStep::Ending);
             }
-            (ActStep::Ending, EffectOutcome::Ok { .. }) => self.to_step(act, ActStep::Launching),
+            (ActStep::Ending, EffectOutcome::Ok { .. }) => self.go_on_at(act, ActStep::Launching),
             (ActStep::Launching, EffectOutcome::Launched { root }) => {
                 let change = match self.launches() {
                     true => self.presence.launched(&root),

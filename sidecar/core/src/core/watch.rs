@@ -222,7 +222,7 @@ impl Core {
                 self.limit.look_again();
             }
             Some(presence::Change::Exited(exited)) => {
-                self.tell(Kind::AgentExited(exited.clone()));
+                self.tell(Kind::AgentExited(exited));
                 self.own.health.lives(None);
                 self.ended_by_itself(&exited);
                 let changes = self.motion.ended();
