@@ -14,6 +14,8 @@ use clap::CommandFactory as _;
 use home::{EXAMPLE, Guard, Home, PLAN};
 use pitwall::cli::args::Cli;
 
+/// What the README shows of a plan by which sidecars act themselves.
+const GUARDED: &str = include_str!("../../deploy/plans/guarded.yaml");
 /// What scripts rely on.
 const COMMANDS: [&str; 22] = [
     "serve",
@@ -197,6 +199,13 @@ fn the_schema_accepts_the_example_and_refuses_what_is_wrong() {
     let read = |text: &str| serde_saphyr::from_str::<serde_json::Value>(text).expect("YAML");
     assert_eq!(schema::violations(&schema, &read(EXAMPLE)), Vec::<String>::new());
     assert_eq!(schema::violations(&schema, &read(PLAN)), Vec::<String>::new());
+    assert_eq!(schema::violations(&schema, &read(GUARDED)), Vec::<String>::new());
+    let told = Home::new().run_with(&["plan", "check", "-"], GUARDED);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    for (from, to) in [("kill_process", "kill"), ("hard: 2, ", ""), ("on: failure", "on: crash"), ("tcp", "udp")] {
+        let wrong = GUARDED.replace(from, to);
+        assert!(wrong == GUARDED || !schema::violations(&schema, &read(&wrong)).is_empty(), "{from} {to}");
+    }
     for wrong in [
         EXAMPLE.replace("stall_after", "stal_after"),
         EXAMPLE.replace("min_files: 3", "min_files: three"),

@@ -72,6 +72,7 @@ pub enum Input {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "frames that are sent are by far the most frequent ones")]
 pub enum Action {
     /// Make these durable, then say `Input::Appended`. A failure ends this core; start again from the journal.
     Append {

@@ -80,8 +80,30 @@ fn words(body: &Body) -> (&'static str, String, String) {
             let used = text::amount(e.resource, e.used);
             let limit = text::amount(e.resource, e.limit);
             let by = e.process.as_ref().map(|p| format!(", mostly {} (pid {})", p.name, p.pid)).unwrap_or_default();
-            let text = if e.exceeded { format!("uses {used} of {limit}{by}") } else { format!("within {limit} again") };
+            let of = if e.named.is_empty() { String::new() } else { format!("{}: ", e.named) };
+            let soft = if e.soft { ", the soft limit" } else { "" };
+            let text = match e.exceeded {
+                true => format!("{of}uses {used} of {limit}{soft}{by}"),
+                false => format!("{of}within {limit} again"),
+            };
             ("quota", e.agent.clone(), text)
+        }
+        Body::QuotaActed(e) => {
+            let (used, limit) = (text::amount(e.resource, e.used), text::amount(e.resource, e.limit));
+            let of = if e.named.is_empty() { String::new() } else { format!("{}: ", e.named) };
+            ("quota_acted", e.agent.clone(), format!("{of}used {used} of {limit}: {}", text::acted(e)))
+        }
+        Body::Restart(e) => ("restart", e.agent.clone(), text::restart(e)),
+        Body::ProcessReturned(e) => {
+            let pid = e.process.as_ref().map_or(0, |p| p.pid);
+            let after = text::duration(i64::try_from(e.after_ms).unwrap_or(i64::MAX));
+            ("process_returned", e.agent.clone(), format!("{} came back after {after} as pid {pid}", e.named))
+        }
+        Body::OutOfMemory(e) => ("out_of_memory", e.agent.clone(), text::out_of_memory(e)),
+        Body::Health(e) => {
+            let how = if e.healthy { "is well" } else { "fails" };
+            let why = if e.detail.is_empty() { String::new() } else { format!(": {}", e.detail) };
+            ("health", e.agent.clone(), format!("health check {} {how}{why}", e.name))
         }
         Body::Activity(e) => {
             let own: u32 = e.deliverables.values().sum();

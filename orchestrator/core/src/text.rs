@@ -57,6 +57,67 @@ pub fn bytes(value: f64) -> String {
     }
 }
 
+/// The word of a quota in the plan, by the resource's number in the journal.
+pub fn resource(resource: i32) -> &'static str {
+    match resource {
+        1 => "cpu",
+        2 => "memory",
+        9 => "disk",
+        10 => "gpu_memory",
+        _ => "pids",
+    }
+}
+
+/// What a sidecar did by itself about a use above a quota, or why it did not.
+pub fn acted(acted: &journal::QuotaActed) -> String {
+    let victim = acted.process.as_ref().map(|p| format!("{} (pid {})", p.name, p.pid)).unwrap_or_default();
+    let action = v1::OnExceed::try_from(acted.action).unwrap_or_default();
+    if !acted.done {
+        let what = match action {
+            v1::OnExceed::Throttle => "throttled",
+            v1::OnExceed::KillProcess => "killed",
+            v1::OnExceed::Restart => "restarted",
+            v1::OnExceed::Freeze => "frozen",
+            v1::OnExceed::Warn | v1::OnExceed::Unspecified => "acted on",
+        };
+        return format!("not {what}: {}", acted.detail);
+    }
+    match action {
+        v1::OnExceed::Throttle => format!("held at {}", amount(acted.resource, acted.limit)),
+        v1::OnExceed::KillProcess => format!("killed {victim}"),
+        v1::OnExceed::Restart => format!("restarted ({})", acted.detail),
+        v1::OnExceed::Freeze => "frozen for a moment".into(),
+        v1::OnExceed::Warn | v1::OnExceed::Unspecified => acted.detail.clone(),
+    }
+}
+
+/// How a restart by the sidecar itself goes.
+pub fn restart(restart: &journal::Restart) -> String {
+    let state = v1::RestartState::try_from(restart.state).unwrap_or_default();
+    let (cause, detail) = (restart.cause.trim_end(), &restart.detail);
+    match state {
+        v1::RestartState::Waiting => format!("{cause} It will be started again: {detail}"),
+        v1::RestartState::Done => {
+            format!("{cause} It was started again as incarnation {}: {detail}", restart.incarnation)
+        }
+        v1::RestartState::Failed => format!("{cause} It could not be started again: {detail}"),
+        v1::RestartState::GaveUp => format!("{cause} The sidecar gave up: {detail}"),
+        v1::RestartState::Reset => format!("the count of restarts begins anew: {detail}"),
+        v1::RestartState::Unspecified => detail.clone(),
+    }
+}
+
+pub fn out_of_memory(oom: &journal::OutOfMemory) -> String {
+    let had = oom.memory_bytes.map(|b| format!(", which had {}", bytes(b as f64))).unwrap_or_default();
+    let who = match (&oom.process, oom.kills) {
+        (Some(p), 1) => format!("the kernel killed {} (pid {}){had}", p.name, p.pid),
+        (Some(p), n) => format!("the kernel killed {n} times, the largest {} (pid {}){had}", p.name, p.pid),
+        (None, n) => format!("the kernel killed {}, which no sample had seen", count(n as usize, "process")),
+    };
+    let agent = oom.agent_bytes.map(|b| format!("; the agent had {}", bytes(b as f64))).unwrap_or_default();
+    format!("out of memory: {who}{agent}")
+}
+
 /// `, code 1` or `, signal 9` or nothing.
 pub fn exit(exit: &Exit) -> String {
     ending(exit.code, exit.signal)

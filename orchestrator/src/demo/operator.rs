@@ -78,6 +78,9 @@ pub fn answer(finding: &v1::Finding, habits: Habits) -> Answer {
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
         | FindingKind::LeaseOrphaned
+        | FindingKind::OutOfMemory
+        | FindingKind::RestartsGaveUp
+        | FindingKind::Unhealthy
         | FindingKind::JournalRestored
         | FindingKind::HostPressure => Answer::Nothing,
     }
@@ -171,7 +174,9 @@ async fn give(
             ttl_ms: habits.throttle_ttl_ms,
             ..Default::default()
         }),
-        Answer::Kill { process, .. } => Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS, tree: false }),
+        Answer::Kill { process, .. } => {
+            Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS, tree: false })
+        }
         Answer::Activate { .. } => Kind::Activate(v1::Activate { incarnation: 0 }),
         Answer::Nothing => return Ok(()),
     };

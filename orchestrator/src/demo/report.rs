@@ -184,6 +184,9 @@ fn knowable(night: &Night, told: Told, recording: &Recording, truth: &Truth, fou
         | FindingKind::TokenMisused
         | FindingKind::SidecarCloned
         | FindingKind::LeaseOrphaned
+        | FindingKind::OutOfMemory
+        | FindingKind::RestartsGaveUp
+        | FindingKind::Unhealthy
         | FindingKind::JournalRestored
         | FindingKind::HostPressure => None,
     }

@@ -29,7 +29,7 @@ impl Reach {
                 let path = plain(&directory.path);
                 Some(Reach::Below(if path.is_empty() { path } else { format!("{path}/") }))
             }
-            Rule::Http(_) | Rule::Tcp(_) | Rule::Process(_) => None,
+            Rule::Http(_) | Rule::Tcp(_) | Rule::Process(_) | Rule::Grpc(_) => None,
         }
     }
 

@@ -83,6 +83,10 @@ fn proof(check: &v1::Check) -> String {
         }
         Some(Rule::Tcp(tcp)) => format!("something listens on {}", tcp.address),
         Some(Rule::Process(process)) => format!("a process `{}` of yours runs", process.name),
+        Some(Rule::Grpc(grpc)) if grpc.service.is_empty() => {
+            format!("{} serves, as its gRPC health says", grpc.address)
+        }
+        Some(Rule::Grpc(grpc)) => format!("{} serves `{}`, as its gRPC health says", grpc.address, grpc.service),
         None => format!("the check {}", check.id),
     };
     format!("{rule}{optional}")

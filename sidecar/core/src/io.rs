@@ -62,6 +62,11 @@ pub enum Input {
     Claim(Result<v1::Claim, String>),
     /// One measurement of the agent, at the plan's pace.
     Sampled(Sample),
+    /// Command lines of the agent's processes, by pid and start time: those whose names changed or that are new since the
+    /// last input of this kind are in it, and all others that are still alive. Only while the plan asks for any.
+    CommandLines(Vec<(v1::ProcessIdentity, String)>),
+    /// What lies in the workspace, in bytes; `None`: it could not be walked as a whole.
+    WorkspaceUsed(Option<u64>),
     /// A child that the sidecar started itself ended.
     ChildExited { root: v1::ProcessIdentity, code: Option<i32>, signal: Option<i32> },
     /// The outcome of an effect.
@@ -100,7 +105,8 @@ pub enum Action {
     Disconnect {
         session: SessionId,
     },
-    /// Make this check once and say `Observed`. At most one of a check is under way.
+    /// Make this check once and say `Observed`. At most one of a check is under way. Without a deliverable it is a check
+    /// of the agent's health.
     Probe {
         deliverable: String,
         check: Box<v1::Check>,

@@ -31,6 +31,9 @@ pub struct Kept {
     pub leases: BTreeMap<String, state::Lease>,
     /// Those that are, or are about to be, in effect.
     pub limits: BTreeMap<SlotKey, state::Limit>,
+    /// What the sidecar does by itself, until its outcome was told.
+    pub acts: BTreeMap<String, state::Act>,
+    pub policy: state::OwnPolicy,
 }
 
 /// The wire's state of a command, which the file keeps as its number.
@@ -216,6 +219,13 @@ impl Kept {
             Body::LimitGone(gone) => {
                 self.limits.remove(&SlotKey::of_gone(gone));
             }
+            Body::Act(act) => {
+                self.acts.insert(act.id.clone(), act.clone());
+            }
+            Body::ActEnded(ended) => {
+                self.acts.remove(&ended.id);
+            }
+            Body::OwnPolicy(policy) => self.policy = policy.clone(),
         }
     }
 
@@ -231,6 +241,7 @@ impl Kept {
             .iter()
             .flat_map(|d| d.checks.iter().map(move |c| ((d.name.clone(), c.id.clone()), c.digest.clone())));
         self.spool.retain_verdicts(&digests.collect());
+        self.spool.retain_named(&part);
         self.plan = Some(part);
     }
 
@@ -247,6 +258,8 @@ impl Kept {
         bodies.extend(self.commands.values().cloned().map(Body::Command));
         bodies.extend(self.leases.values().cloned().map(Body::Lease));
         bodies.extend(self.limits.values().cloned().map(Body::Limit));
+        bodies.extend(self.acts.values().cloned().map(Body::Act));
+        bodies.extend((self.policy != state::OwnPolicy::default()).then(|| Body::OwnPolicy(self.policy.clone())));
         bodies.into_iter().map(|body| state::Record { body: Some(body) }).collect()
     }
 
@@ -295,6 +308,8 @@ mod tests {
             Body::Limit(state::Limit { hold: Some(state::Hold::default()), ..Default::default() }),
             Body::Limit(state::Limit { hold: Some(memory_of(812)), ..Default::default() }),
             Body::Limit(state::Limit { hold: Some(memory_of(813)), ..Default::default() }),
+            Body::Act(state::Act { id: "quota-cpu-1".into(), ..Default::default() }),
+            Body::OwnPolicy(state::OwnPolicy { last_act: 1, restarts: 2, ..Default::default() }),
         ];
         for body in bodies {
             kept.apply(&state::Record { body: Some(body) });

@@ -102,9 +102,19 @@ impl Presence {
         Some(Change::Exited(v1::AgentExited { incarnation: self.incarnation, exit_code, signal }))
     }
 
-    /// The root that the sidecar started ended; others of its processes may live on.
-    pub fn child_exited(&mut self, root: v1::ProcessIdentity, code: Option<i32>, signal: Option<i32>) {
+    /// The root that the sidecar started ended; others of its processes may live on. One that ended before any sample
+    /// saw it had lived all the same: it is told first.
+    pub fn child_exited(
+        &mut self,
+        root: v1::ProcessIdentity,
+        code: Option<i32>,
+        signal: Option<i32>,
+    ) -> Option<Change> {
+        let later = self.told_root.as_ref().is_none_or(|told| told.start_ticks < root.start_ticks);
+        let unseen = later && !self.told_alive;
+        let change = if unseen { self.launched(&root) } else { None };
         self.ended = Some((root, code, signal));
+        change
     }
 }
 
@@ -176,5 +186,19 @@ mod tests {
         presence.launched(&root);
         assert_eq!(presence.sampled(None, true), None);
         assert_eq!(presence.sampled(None, true), Some(exited(1, None)));
+    }
+
+    #[test]
+    fn one_that_ended_before_any_sample_had_lived() {
+        let (old, root) = (process(9, 1), process(10, 5));
+        let mut presence = Presence::default();
+        assert_eq!(presence.sampled(None, true), Some(exited(0, None)));
+        let change = presence.child_exited(root.clone(), Some(3), None);
+        assert!(matches!(change, Some(Change::Seen(s)) if s.incarnation == 1 && s.launched));
+        assert_eq!(presence.sampled(None, true), Some(exited(1, Some(3))));
+        // The end of an earlier one, told late, is no new life.
+        assert_eq!(presence.child_exited(old, Some(0), None), None);
+        assert_eq!(presence.child_exited(root, Some(3), None), None);
+        assert_eq!(presence.sampled(None, true), None);
     }
 }

@@ -30,6 +30,8 @@ pub fn of(sample: &Sample) -> v1::Readings {
         host: Some(sample.host.clone()),
         gpus: sample.gpus.clone(),
         sidecar: Some(sample.sidecar),
+        // Only who knows the plan can tell.
+        named: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use pitwall_proto::{
 };
 use prost::Message as _;
 
-use crate::{clock, io::Now};
+use crate::{clock, io::Now, quota::Target};
 
 /// Facts that wait, at most; the newest of each topic may go beyond.
 pub const FACTS_MAX: usize = 10_000;
@@ -32,8 +32,11 @@ pub enum Topic {
     Motion,
     Looping,
     Pressure,
-    Quota(i32),
+    Quota(Target),
     Workspace,
+    Acted(Target),
+    Restart,
+    Health(String),
 }
 
 impl Topic {
@@ -46,12 +49,19 @@ impl Topic {
             Kind::AgentMotion(_) => Some(Topic::Motion),
             Kind::AgentLooping(_) => Some(Topic::Looping),
             Kind::Pressure(_) => Some(Topic::Pressure),
-            Kind::Quota(q) => Some(Topic::Quota(q.resource)),
+            Kind::Quota(q) => Some(Topic::Quota(Target { named: q.named.clone(), resource: q.resource, soft: q.soft })),
+            Kind::QuotaActed(a) => {
+                Some(Topic::Acted(Target { named: a.named.clone(), resource: a.resource, soft: false }))
+            }
+            Kind::Restart(_) => Some(Topic::Restart),
+            Kind::Health(h) => Some(Topic::Health(h.name.clone())),
             Kind::Workspace(_) => Some(Topic::Workspace),
             Kind::Activity(_)
             | Kind::Lease(_)
             | Kind::ProcessGone(_)
             | Kind::EffectMeasured(_)
+            | Kind::ProcessReturned(_)
+            | Kind::OutOfMemory(_)
             | Kind::FactsDropped(_) => None,
         }
     }
@@ -189,6 +199,20 @@ impl Spool {
         self.told.retain(|topic, fact| match (topic, &fact.kind) {
             (Topic::Verdict { deliverable, check }, Kind::Verdict(verdict)) => {
                 digests.get(&(deliverable.clone(), check.clone())).is_some_and(|digest| *digest == verdict.check_digest)
+            }
+            _ => true,
+        });
+    }
+
+    /// Names come and go with plans; what was told of those that are gone for longer says nothing any more.
+    pub fn retain_named(&mut self, plan: &v1::AgentPlan) {
+        let has = |name: &String| name.is_empty() || plan.processes.iter().any(|p| p.name == *name);
+        self.told.retain(|topic, fact| match (topic, &fact.kind) {
+            // What holds still is taken back first.
+            (Topic::Quota(target), Kind::Quota(quota)) => quota.exceeded || has(&target.named),
+            (Topic::Acted(target), _) => has(&target.named),
+            (Topic::Health(name), Kind::Health(health)) => {
+                !health.healthy || plan.health.iter().any(|h| h.name == *name)
             }
             _ => true,
         });

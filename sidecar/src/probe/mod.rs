@@ -18,6 +18,7 @@ use tokio::{sync::Semaphore, time::timeout};
 pub mod beneath;
 pub mod directory;
 pub mod file;
+pub mod grpc;
 pub mod http;
 pub mod net;
 pub mod walk;
@@ -153,6 +154,7 @@ impl Prober {
             }
             Some(Rule::Http(rule)) => self.connected(limit, http::check(&rule)).await,
             Some(Rule::Tcp(rule)) => self.connected(limit, net::check(&rule.address)).await,
+            Some(Rule::Grpc(rule)) => self.connected(limit, grpc::check(&rule)).await,
             Some(Rule::Process(rule)) => self.processes.running(&rule.name),
             None => Seen::unknown("this sidecar does not know this kind of check; update it"),
         };

@@ -43,7 +43,17 @@ pub fn walk(
     entered: &mut dyn FnMut(&str, &OwnedFd),
     visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<(), Below>,
 ) -> Walked {
-    let mut walk = Walk { walked: Walked::default(), path: String::new(), entered, visit };
+    walk_within(top, (&SKIPPED, ENTRIES_MAX), entered, visit)
+}
+
+/// The same for other names that are left out, and another bound.
+pub fn walk_within(
+    top: OwnedFd,
+    (skipped, entries_max): (&[&str], usize),
+    entered: &mut dyn FnMut(&str, &OwnedFd),
+    visit: &mut dyn FnMut(Found<'_>) -> ControlFlow<(), Below>,
+) -> Walked {
+    let mut walk = Walk { walked: Walked::default(), path: String::new(), skipped, entries_max, entered, visit };
     let _ = walk.directory(top, 0);
     walk.walked
 }
@@ -51,6 +61,8 @@ pub fn walk(
 struct Walk<'a> {
     walked: Walked,
     path: String,
+    skipped: &'a [&'a str],
+    entries_max: usize,
     entered: &'a mut dyn FnMut(&str, &OwnedFd),
     visit: &'a mut dyn FnMut(Found<'_>) -> ControlFlow<(), Below>,
 }
@@ -75,15 +87,15 @@ impl Walk<'_> {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            if self.walked.entries >= ENTRIES_MAX {
-                self.incomplete(format!("more than {ENTRIES_MAX} entries"));
+            if self.walked.entries >= self.entries_max {
+                self.incomplete(format!("more than {} entries", self.entries_max));
                 return ControlFlow::Break(());
             }
             self.walked.entries += 1;
             let Ok(stat) = statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             let kind = FileType::from_raw_mode(stat.st_mode);
             let text = name.to_string_lossy();
-            if kind == FileType::Directory && SKIPPED.contains(&text.as_ref()) {
+            if kind == FileType::Directory && self.skipped.contains(&text.as_ref()) {
                 continue;
             }
             let length = self.path.len();

@@ -39,9 +39,12 @@ use crate::{
     watch::Watch,
 };
 
+mod disk;
+mod lines;
 mod sampling;
 mod writer;
 
+use disk::Disk;
 use sampling::Sampling;
 use writer::Writer;
 
@@ -80,6 +83,7 @@ struct Shell {
     streams: Streams,
     watch: Watch,
     sampling: Sampling,
+    disk: Disk,
     writer: Writer,
     effects: Arc<AtomicUsize>,
     inputs: mpsc::Receiver<Input>,
@@ -142,6 +146,7 @@ impl Shell {
             Watch::start(args.workspace.clone(), &args.inbox, answers.clone()).context("cannot watch the workspace")?;
         let sampling =
             Sampling::start(sampler, prober.processes.clone(), answers.clone()).context("cannot measure the agent")?;
+        let disk = Disk::new(args.workspace.clone(), answers.clone());
         Ok(Self {
             core,
             actor,
@@ -150,6 +155,7 @@ impl Shell {
             prober,
             watch,
             sampling,
+            disk,
             writer,
             effects: Arc::default(),
             inputs,
@@ -226,6 +232,8 @@ impl Shell {
                     let windows = plan.windows.unwrap_or_default();
                     self.watch.rescan_every(windows.rescan_every_ms);
                     self.sampling.every(windows.sample_every_ms);
+                    self.sampling.read_lines(plan.processes.iter().any(|named| !named.command.is_empty()));
+                    self.disk.adopt(&plan);
                 }
                 Action::Do { effect, what } => self.carry_out(effect, what),
                 Action::StartAgent => self.start_held().await?,

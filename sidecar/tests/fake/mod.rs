@@ -327,5 +327,6 @@ pub fn plan() -> v1::AgentPlan {
         }),
         quotas: Vec::new(),
         needed_by: Vec::new(),
+        ..Default::default()
     }
 }

@@ -28,11 +28,23 @@ pub struct FindingView {
     pub process: Option<journal::Process>,
     pub used: Option<f64>,
     pub limit: Option<f64>,
+    /// The end of the message that is no running figure: when it changes, the finding is told again.
+    pub steady: String,
 }
 
 impl FindingView {
     pub(super) fn new(kind: FindingKind, subject: impl ToString, message: String, next: String, since: Millis) -> Self {
-        Self { kind, subject: subject.to_string(), message, next, since, process: None, used: None, limit: None }
+        Self {
+            kind,
+            subject: subject.to_string(),
+            message,
+            next,
+            since,
+            process: None,
+            used: None,
+            limit: None,
+            steady: String::new(),
+        }
     }
 }
 
@@ -192,43 +204,14 @@ fn of_agent(
             at,
         );
     }
-    for (resource, quota) in &agent.quotas {
-        let word = match resource {
-            1 => "cpu",
-            2 => "memory",
-            _ => "pids",
-        };
-        let by = quota.process.as_ref().map(|p| {
-            format!(", mostly {} (pid {}) with {}", p.name, p.pid, text::amount(*resource, quota.process_used))
-        });
-        let next = match (&quota.process, resource) {
-            (Some(_), 1) | (None, _) => format!("pitwall throttle {name} --cpu {:.2} --for 10m", quota.limit),
-            (Some(p), _) => format!("pitwall kill {name} --pid {}", p.pid),
-        };
-        found.push(FindingView {
-            kind: FindingKind::QuotaExceeded,
-            subject: format!("{name}/{word}"),
-            message: format!(
-                "uses {} of {}{}",
-                text::amount(*resource, quota.used),
-                text::amount(*resource, quota.limit),
-                by.unwrap_or_default()
-            ),
-            next,
-            since: quota.since,
-            process: quota.process.clone(),
-            used: Some(quota.used),
-            limit: Some(quota.limit),
-        });
-    }
+    super::policy::findings(name, agent, clock, found);
 }
 
 /// Limits that nobody can undo while their sidecar does not run; one that runs and is cut off undoes them in time.
 fn orphaned(state: &State, agent: &str) -> Option<String> {
     let held = state.leased_commands().filter(|c| c.issued.agent == agent);
-    let told: Vec<String> = held
-        .filter_map(|c| Some(format!("{} ({})", c.issued.id, throttle::of_whom(c.wanted_lease()?.0))))
-        .collect();
+    let told: Vec<String> =
+        held.filter_map(|c| Some(format!("{} ({})", c.issued.id, throttle::of_whom(c.wanted_lease()?.0)))).collect();
     let (lease, is) = if told.len() == 1 { ("lease", "is") } else { ("leases", "are") };
     let words = "its sidecar is lost, and where its process is gone the limit stays until one runs again";
     (!told.is_empty()).then(|| format!("{lease} {} {is} orphaned: {words}", told.join(", ")))

@@ -7,6 +7,7 @@ mod cause;
 mod deliverable;
 mod finding;
 mod path;
+mod policy;
 mod restored;
 mod root;
 

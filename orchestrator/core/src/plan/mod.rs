@@ -7,7 +7,9 @@ mod graph;
 pub(crate) mod mistake;
 pub(crate) mod node;
 mod part;
+mod policy;
 mod raw;
+mod raw_policy;
 mod read;
 mod resolve;
 mod rules;
@@ -16,8 +18,9 @@ mod types;
 pub use mistake::{Mistake, Mistakes};
 pub use part::{agent_part, diff};
 pub use types::{
-    AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, HOST_PRESSURE_AFTER_DEFAULT_MS, KEEP_DEFAULT_MS,
-    KEEP_MIN_MS, Plan, ProjectWindows, Quota, Resource, Rule,
+    AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, HOST_PRESSURE_AFTER_DEFAULT_MS, Health,
+    KEEP_DEFAULT_MS, KEEP_MIN_MS, NamedProcess, OnExceed, OnUnhealthy, Plan, ProjectWindows, Quota, Resource,
+    RestartOn, RestartPolicy, Rule,
 };
 
 /// A longer plan is refused before it is read.
@@ -57,3 +60,6 @@ pub fn schema() -> serde_json::Value {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod policy_tests;

@@ -1,7 +1,10 @@
 //! What one sidecar works from, and what changed between two plans.
 use pitwall_proto::v1;
 
-use super::types::{AgentPlan, Check, Plan, Resource, Rule};
+use super::types::{
+    AgentPlan, Check, Health, NamedProcess, OnExceed, OnUnhealthy, Plan, Quota, Resource, RestartOn, RestartPolicy,
+    Rule,
+};
 
 fn ms(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
@@ -33,13 +36,78 @@ pub fn agent_part(plan: &Plan, agent: &str, generation: u64) -> Option<v1::Agent
             sample_every_ms: ms(spec.windows.sample_every_ms),
             rescan_every_ms: ms(spec.windows.rescan_every_ms),
         }),
-        quotas: spec
-            .quotas
-            .iter()
-            .map(|q| v1::Quota { resource: resource(q.resource) as i32, limit: q.limit, for_ms: ms(q.for_ms) })
-            .collect(),
+        quotas: spec.quotas.iter().map(quota).collect(),
         needed_by: needed_by.collect(),
+        protect: spec.protect.clone(),
+        processes: spec.processes.iter().map(named).collect(),
+        restart: spec.restart.as_ref().map(restart),
+        health: spec.health.iter().map(health).collect(),
     })
+}
+
+fn quota(quota: &Quota) -> v1::Quota {
+    let on_exceed = match quota.on_exceed {
+        OnExceed::Warn => v1::OnExceed::Warn,
+        OnExceed::Throttle => v1::OnExceed::Throttle,
+        OnExceed::KillProcess => v1::OnExceed::KillProcess,
+        OnExceed::Restart => v1::OnExceed::Restart,
+        OnExceed::Freeze => v1::OnExceed::Freeze,
+    };
+    v1::Quota {
+        resource: resource(quota.resource) as i32,
+        limit: quota.limit,
+        for_ms: ms(quota.for_ms),
+        on_exceed: on_exceed as i32,
+        cooldown_ms: ms(quota.cooldown_ms),
+        soft: quota.soft,
+    }
+}
+
+fn named((name, named): (&String, &NamedProcess)) -> v1::NamedProcess {
+    v1::NamedProcess {
+        name: name.clone(),
+        process: named.process.clone(),
+        command: named.command.clone(),
+        quotas: named.quotas.iter().map(quota).collect(),
+        protect: named.protect,
+    }
+}
+
+fn restart(policy: &RestartPolicy) -> v1::RestartPolicy {
+    let on = match policy.on {
+        RestartOn::Never => v1::RestartOn::Never,
+        RestartOn::Failure => v1::RestartOn::Failure,
+        RestartOn::Always => v1::RestartOn::Always,
+    };
+    v1::RestartPolicy {
+        on: on as i32,
+        backoff_ms: ms(policy.backoff_ms),
+        backoff_max_ms: ms(policy.backoff_max_ms),
+        stable_after_ms: ms(policy.stable_after_ms),
+        max: policy.max,
+    }
+}
+
+fn health((name, health): (&String, &Health)) -> v1::HealthCheck {
+    let on_failure = match health.on_failure {
+        OnUnhealthy::Warn => v1::OnUnhealthy::Warn,
+        OnUnhealthy::Restart => v1::OnUnhealthy::Restart,
+    };
+    let probe = v1::Check {
+        id: name.clone(),
+        every_ms: ms(health.every_ms),
+        timeout_ms: ms(health.timeout_ms),
+        rule: Some(rule(&health.rule)),
+        ..Default::default()
+    };
+    v1::HealthCheck {
+        name: name.clone(),
+        probe: Some(probe),
+        startup_within_ms: ms(health.startup_within_ms),
+        failures: health.failures,
+        successes: health.successes,
+        on_failure: on_failure as i32,
+    }
 }
 
 fn resource(resource: Resource) -> v1::Resource {
@@ -47,12 +115,14 @@ fn resource(resource: Resource) -> v1::Resource {
         Resource::Cpu => v1::Resource::Cpu,
         Resource::Memory => v1::Resource::Memory,
         Resource::Pids => v1::Resource::Pids,
+        Resource::Disk => v1::Resource::Disk,
+        Resource::GpuMemory => v1::Resource::GpuMemory,
     }
 }
 
-fn check(check: &Check) -> v1::Check {
+fn rule(rule: &Rule) -> v1::check::Rule {
     use v1::check::Rule as Wire;
-    let rule = match &check.rule {
+    match rule {
         Rule::File { path, min_bytes, max_bytes, contains, forbids } => Wire::File(v1::FileCheck {
             path: path.clone(),
             min_bytes: *min_bytes,
@@ -76,7 +146,13 @@ fn check(check: &Check) -> v1::Check {
         }),
         Rule::Tcp { address } => Wire::Tcp(v1::TcpCheck { address: address.clone() }),
         Rule::Process { name } => Wire::Process(v1::ProcessCheck { name: name.clone() }),
-    };
+        Rule::Grpc { address, service } => {
+            Wire::Grpc(v1::GrpcCheck { address: address.clone(), service: service.clone() })
+        }
+    }
+}
+
+fn check(check: &Check) -> v1::Check {
     v1::Check {
         id: check.id.clone(),
         digest: check.digest.clone(),
@@ -86,7 +162,7 @@ fn check(check: &Check) -> v1::Check {
         fresh_for_ms: ms(check.fresh_for_ms),
         hysteresis_ms: ms(check.hysteresis_ms),
         timeout_ms: ms(check.timeout_ms),
-        rule: Some(rule),
+        rule: Some(rule(&check.rule)),
     }
 }
 
@@ -119,6 +195,14 @@ fn diff_agent(name: &str, old: &AgentPlan, new: &AgentPlan, lines: &mut Vec<Stri
     if old.quotas != new.quotas {
         lines.push(format!("agent {name}: quotas changed"));
     }
+    let others = [
+        ("protected processes", old.protect != new.protect),
+        ("named processes", old.processes != new.processes),
+        ("restarts", old.restart != new.restart),
+        ("health checks", old.health != new.health),
+    ];
+    lines
+        .extend(others.iter().filter(|(_, changed)| *changed).map(|(what, _)| format!("agent {name}: {what} changed")));
     if old.inbox != new.inbox {
         lines.push(format!("agent {name}: inbox changed"));
     }

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::{
     mistake::Mistakes,
     node::{Node, Place, Value},
+    raw_policy::{Health, NamedProcess, Quota, Restart},
     read::{
         Any, At, Count, Duration, Flag, OneOrMany, Positive, Read, Size, Table, Text, entries, section, unknown_key,
     },
@@ -43,6 +44,10 @@ section! {
         rescan_every: Duration,
         /// Limits of use; what is absent is not limited.
         quota: Quota,
+        /// Command names of processes that no quota ever kills.
+        protect: OneOrMany<Text>,
+        /// When the sidecar starts an agent again by itself, and how often at most.
+        restart: Restart,
         /// Where directives are put, as the agent sees it; for people.
         inbox: Text,
         /// Windows of checks that do not say otherwise.
@@ -83,19 +88,6 @@ section! {
 }
 
 section! {
-    Quota {
-        /// Cores, for example 2 or 0.5.
-        cpu: Positive,
-        /// For example 2GiB.
-        memory: Size,
-        /// Processes and threads.
-        pids: Count,
-        /// How long the use must be above a limit. Default 30s.
-        r#for: Duration,
-    }
-}
-
-section! {
     Agent {
         expected_within: Duration,
         stall_after: Duration,
@@ -105,6 +97,13 @@ section! {
         sample_every: Duration,
         rescan_every: Duration,
         quota: Quota,
+        /// Command names of processes that no quota ever kills; besides those of the defaults.
+        protect: OneOrMany<Text>,
+        /// Services inside the agent with a use, quotas and a fate of their own, by name.
+        processes: Table<NamedProcess>,
+        restart: Restart,
+        /// Is it well? By name.
+        health: Table<Health>,
         inbox: Text,
         checks: CheckDefaults,
         /// What it owes, by name; at least one.
@@ -174,6 +173,15 @@ section! {
     }
 }
 
+section! {
+    Grpc {
+        /// host:port, plaintext; it serves grpc.health.v1.
+        address: Text,
+        /// Default: the whole server.
+        service: Text,
+    }
+}
+
 /// One check: a rule, and windows of its own.
 #[derive(Clone, Debug)]
 pub struct Check {
@@ -194,15 +202,17 @@ pub enum Rule {
     Http(Http),
     Tcp(Tcp),
     Process(Process),
+    Grpc(Grpc),
 }
 
-const RULES: [&str; 5] = ["file", "directory", "http", "tcp", "process"];
-const CHECK_KEYS: [&str; 11] = [
+const RULES: [&str; 6] = ["file", "directory", "http", "tcp", "process", "grpc"];
+const CHECK_KEYS: [&str; 12] = [
     "file",
     "directory",
     "http",
     "tcp",
     "process",
+    "grpc",
     "every",
     "fresh_for",
     "hysteresis",
@@ -270,7 +280,7 @@ fn bare(text: &str, place: Place, mistakes: &mut Mistakes) -> Option<Check> {
 }
 
 /// A rule in full, or its main field alone.
-fn rule(kind: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Rule> {
+pub(super) fn rule(kind: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Rule> {
     let short = match &node.value {
         Value::Text(_) => Some(At { value: Text::read(node, mistakes)?, place: node.place }),
         _ => None,
@@ -284,6 +294,8 @@ fn rule(kind: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Rule> {
         "http" => Rule::Http(Http::read(node, mistakes)?),
         "tcp" if short.is_some() => Rule::Tcp(Tcp { address: short }),
         "tcp" => Rule::Tcp(Tcp::read(node, mistakes)?),
+        "grpc" if short.is_some() => Rule::Grpc(Grpc { address: short, ..Grpc::default() }),
+        "grpc" => Rule::Grpc(Grpc::read(node, mistakes)?),
         _ if short.is_some() => Rule::Process(Process { name: short }),
         _ => Rule::Process(Process::read(node, mistakes)?),
     })
@@ -303,6 +315,7 @@ impl JsonSchema for Check {
             ("http", generator.subschema_for::<Http>()),
             ("tcp", generator.subschema_for::<Tcp>()),
             ("process", generator.subschema_for::<Process>()),
+            ("grpc", generator.subschema_for::<Grpc>()),
         ];
         for (name, schema) in rules {
             properties.insert(name.into(), serde_json::json!({ "anyOf": [text, schema] }));
@@ -317,7 +330,7 @@ impl JsonSchema for Check {
         json_schema!({
             "description": "One check: exactly one rule; weight 1 and required unless said otherwise.",
             "anyOf": [
-                { "type": "string", "pattern": "^(file|directory|http|tcp|process):" },
+                { "type": "string", "pattern": "^(file|directory|http|tcp|process|grpc):" },
                 { "type": "object", "properties": properties, "additionalProperties": false, "oneOf": one }
             ]
         })

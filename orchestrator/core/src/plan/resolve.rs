@@ -5,12 +5,12 @@ use super::{
     Parsed, graph,
     mistake::Mistakes,
     node::Place,
-    raw,
+    policy, raw,
     read::{At, Duration},
     rules::{self, CheckWindows},
     types::{
         AgentPlan, AgentWindows, Check, Deliverable, DeliverableId, HOST_PRESSURE_AFTER_DEFAULT_MS, KEEP_DEFAULT_MS,
-        KEEP_MIN_MS, Plan, ProjectWindows, Quota, Resource,
+        KEEP_MIN_MS, Plan, ProjectWindows,
     },
 };
 use crate::text;
@@ -19,7 +19,6 @@ const AGENTS_MAX: usize = 1_000;
 const DELIVERABLES_MAX: usize = 10_000;
 const PER_DELIVERABLE_MAX: usize = 64;
 const NAME_MAX: usize = 63;
-const QUOTA_FOR_MS: u64 = 30_000;
 
 pub fn resolve(raw: raw::Plan, mistakes: &mut Mistakes) -> Parsed {
     let project = match &raw.project {
@@ -66,7 +65,7 @@ pub fn resolve(raw: raw::Plan, mistakes: &mut Mistakes) -> Parsed {
     Parsed { plan, warnings }
 }
 
-fn check_name(name: &str, place: Place, what: &str, mistakes: &mut Mistakes) {
+pub(super) fn check_name(name: &str, place: Place, what: &str, mistakes: &mut Mistakes) {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let good =
         name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(fits) && name.len() <= NAME_MAX;
@@ -76,7 +75,7 @@ fn check_name(name: &str, place: Place, what: &str, mistakes: &mut Mistakes) {
     }
 }
 
-fn ms(value: &Option<At<Duration>>) -> Option<u64> {
+pub(super) fn ms(value: &Option<At<Duration>>) -> Option<u64> {
     value.as_ref().map(|at| at.value.0)
 }
 
@@ -131,24 +130,25 @@ fn agent(
         let id = DeliverableId::new(name, &deliverable_name);
         resolved.insert(deliverable_name, deliverable(&id, at, checks, needs, mistakes));
     }
+    let own = policy::Written {
+        quota: raw.quota,
+        protect: raw.protect,
+        processes: raw.processes,
+        restart: raw.restart,
+        health: raw.health,
+    };
+    let policy = policy::resolve(own, defaults, checks, mistakes);
     let inbox = raw.inbox.or_else(|| defaults.inbox.clone());
     AgentPlan {
         windows,
         inbox: inbox.map(|at| at.value.0),
-        quotas: quotas(raw.quota.as_ref(), defaults.quota.as_ref()),
+        quotas: policy.quotas,
+        protect: policy.protect,
+        processes: policy.processes,
+        restart: policy.restart,
+        health: policy.health,
         deliverables: resolved,
     }
-}
-
-/// Each limit on its own: an agent that sets its CPU keeps the default for memory.
-fn quotas(own: Option<&At<raw::Quota>>, default: Option<&At<raw::Quota>>) -> Vec<Quota> {
-    let from: Vec<&raw::Quota> = [own, default].into_iter().flatten().map(|at| &at.value).collect();
-    let for_ms = from.iter().find_map(|q| ms(&q.r#for)).unwrap_or(QUOTA_FOR_MS);
-    let cpu = from.iter().find_map(|q| q.cpu.as_ref()).map(|at| (Resource::Cpu, at.value.0));
-    let memory = from.iter().find_map(|q| q.memory.as_ref()).map(|at| (Resource::Memory, at.value.0 as f64));
-    let pids = from.iter().find_map(|q| q.pids.as_ref()).map(|at| (Resource::Pids, at.value.0 as f64));
-    let limits = [cpu, memory, pids].into_iter().flatten();
-    limits.map(|(resource, limit)| Quota { resource, limit, for_ms }).collect()
 }
 
 fn deliverable(

@@ -76,10 +76,12 @@ fn id(rule: &Rule) -> String {
         Rule::Http { url, .. } => format!("http:{url}"),
         Rule::Tcp { address } => format!("tcp:{address}"),
         Rule::Process { name } => format!("process:{name}"),
+        Rule::Grpc { address, service } if service.is_empty() => format!("grpc:{address}"),
+        Rule::Grpc { address, service } => format!("grpc:{address}/{service}"),
     }
 }
 
-fn rule(raw: raw::Rule, place: Place, mistakes: &mut Mistakes) -> Option<Rule> {
+pub(super) fn rule(raw: raw::Rule, place: Place, mistakes: &mut Mistakes) -> Option<Rule> {
     match raw {
         raw::Rule::File(file) => {
             let path = workspace_path(file.path, place, mistakes)?;
@@ -137,17 +139,10 @@ fn rule(raw: raw::Rule, place: Place, mistakes: &mut Mistakes) -> Option<Rule> {
             }
             Some(Rule::Http { url: url.value.0, status, json })
         }
-        raw::Rule::Tcp(tcp) => {
-            let address = needed(tcp.address, "address", place, mistakes)?;
-            if !valid_address(&address.value.0) {
-                mistakes.add(
-                    address.place,
-                    format!("{:?} is no host:port", address.value.0),
-                    "for example qdrant:6333",
-                );
-                return None;
-            }
-            Some(Rule::Tcp { address: address.value.0 })
+        raw::Rule::Tcp(tcp) => Some(Rule::Tcp { address: host_and_port(tcp.address, place, mistakes)? }),
+        raw::Rule::Grpc(grpc) => {
+            let service = grpc.service.map(|at| at.value.0).unwrap_or_default();
+            Some(Rule::Grpc { address: host_and_port(grpc.address, place, mistakes)?, service })
         }
         raw::Rule::Process(process) => {
             let name = needed(process.name, "name", place, mistakes)?;
@@ -162,6 +157,16 @@ fn rule(raw: raw::Rule, place: Place, mistakes: &mut Mistakes) -> Option<Rule> {
             Some(Rule::Process { name: name.value.0 })
         }
     }
+}
+
+fn host_and_port(address: Option<At<Text>>, place: Place, mistakes: &mut Mistakes) -> Option<String> {
+    let address = needed(address, "address", place, mistakes)?;
+    if !valid_address(&address.value.0) {
+        let message = format!("{:?} is no host:port", address.value.0);
+        mistakes.add(address.place, message, "for example qdrant:6333");
+        return None;
+    }
+    Some(address.value.0)
 }
 
 fn needed(value: Option<At<Text>>, key: &str, place: Place, mistakes: &mut Mistakes) -> Option<At<Text>> {

@@ -72,6 +72,16 @@ pub struct AgentPlan {
     /// Where directives are put, as the agent sees it; for people.
     pub inbox: Option<String>,
     pub quotas: Vec<Quota>,
+    // What follows is absent in journals of older versions, and where nothing was said.
+    /// Command names of processes that no quota ever kills.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protect: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub processes: BTreeMap<String, NamedProcess>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartPolicy>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub health: BTreeMap<String, Health>,
     pub deliverables: BTreeMap<String, Deliverable>,
 }
 
@@ -93,6 +103,9 @@ pub enum Resource {
     Cpu,
     Memory,
     Pids,
+    /// What lies in the workspace.
+    Disk,
+    GpuMemory,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +115,94 @@ pub struct Quota {
     pub limit: f64,
     /// How long the use must be above the limit.
     pub for_ms: u64,
+    #[serde(default, skip_serializing_if = "OnExceed::is_warn")]
+    pub on_exceed: OnExceed,
+    /// So long after it did something the sidecar does nothing more for this quota; 0 where it does nothing at all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cooldown_ms: u64,
+    /// A first limit below a hard one: told only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub soft: bool,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// What the sidecar does by itself about a use above a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExceed {
+    #[default]
+    Warn,
+    Throttle,
+    KillProcess,
+    Restart,
+    Freeze,
+}
+
+impl OnExceed {
+    fn is_warn(&self) -> bool {
+        *self == Self::Warn
+    }
+}
+
+/// Processes of an agent by name or command line, taken together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NamedProcess {
+    /// Command name; empty: any.
+    pub process: String,
+    /// What the command line holds; empty: anything.
+    pub command: String,
+    pub quotas: Vec<Quota>,
+    pub protect: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartOn {
+    #[default]
+    Never,
+    Failure,
+    Always,
+}
+
+/// How often the sidecar starts an agent again by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    pub on: RestartOn,
+    /// Before the first one; doubled with each further one, up to `backoff_max_ms`.
+    pub backoff_ms: u64,
+    pub backoff_max_ms: u64,
+    /// After so long without a restart the count begins anew.
+    pub stable_after_ms: u64,
+    /// Restarts in a row.
+    pub max: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnhealthy {
+    #[default]
+    Warn,
+    Restart,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    pub rule: Rule,
+    pub every_ms: u64,
+    pub timeout_ms: u64,
+    pub startup_within_ms: u64,
+    /// In a row, until it is unhealthy.
+    pub failures: u32,
+    /// In a row, until it is healthy again.
+    pub successes: u32,
+    pub on_failure: OnUnhealthy,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +255,11 @@ pub enum Rule {
     },
     Process {
         name: String,
+    },
+    Grpc {
+        address: String,
+        /// Empty: the whole server.
+        service: String,
     },
 }
 

@@ -91,7 +91,7 @@ impl Project {
             }
             fact::Kind::Pressure(pressure) => self.pressure(agent, pressure, observed),
             // A resource of a newer protocol than this one.
-            fact::Kind::Quota(quota) if quota.resource() == v1::Resource::Unspecified => return,
+            fact::Kind::Quota(quota) if !super::policy::has_quotas(quota.resource()) => return,
             // What is no number was not measured.
             fact::Kind::Quota(quota) if !(quota.limit.is_finite() && quota.used.is_finite()) => return,
             fact::Kind::EffectMeasured(effect)
@@ -99,6 +99,13 @@ impl Project {
             {
                 return;
             }
+            // Of a service that the plan does not have: nothing that a peer sends may add names of its own.
+            fact::Kind::Quota(quota) if !self.names(&agent, &quota.named) => return,
+            fact::Kind::QuotaActed(_)
+            | fact::Kind::Restart(_)
+            | fact::Kind::ProcessReturned(_)
+            | fact::Kind::OutOfMemory(_)
+            | fact::Kind::Health(_) => return self.on_policy_fact(agent, kind, observed),
             fact::Kind::Quota(quota) => Body::Quota(journal::Quota {
                 agent,
                 exceeded: quota.exceeded,
@@ -108,6 +115,8 @@ impl Project {
                 process: quota.process.map(process),
                 process_used: if quota.process_used.is_finite() { quota.process_used } else { 0.0 },
                 since_ms: observed - Millis::from(quota.above_for_ms),
+                named: quota.named,
+                soft: quota.soft,
             }),
             fact::Kind::Activity(activity) => self.activity(agent, activity, observed),
             fact::Kind::Lease(lease) => Body::Lease(journal::Lease {

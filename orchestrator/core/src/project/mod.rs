@@ -13,6 +13,7 @@ mod ledger;
 mod liveness;
 mod mass_loss;
 mod outbox;
+mod policy;
 mod publish;
 mod pulse;
 mod restored;

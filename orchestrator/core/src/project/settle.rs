@@ -121,7 +121,7 @@ impl Project {
             // Running figures in a message are no news; another process, limit, reason or advice is.
             let now = &self.state.findings[id].opened;
             let figures = matches!(view.kind, FindingKind::QuotaExceeded | FindingKind::Misdirected);
-            let retold = now.message != view.message && !figures;
+            let retold = now.message != view.message && (!figures || !now.message.ends_with(&view.steady));
             if now.process != view.process || now.limit != view.limit || now.next != view.next || retold {
                 self.emit(Body::FindingUpdated(journal::FindingUpdated {
                     id: *id,

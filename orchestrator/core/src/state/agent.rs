@@ -23,8 +23,15 @@ pub struct AgentState {
     pub quiet_since: Option<Millis>,
     pub looping_since: Option<Millis>,
     pub pressure: Option<PressureState>,
-    /// By resource; only what is exceeded.
-    pub quotas: BTreeMap<i32, QuotaState>,
+    /// Only what is exceeded.
+    pub quotas: BTreeMap<QuotaKey, QuotaState>,
+    /// What its sidecar did last by itself about each quota, or could not do.
+    pub acted: BTreeMap<QuotaKey, journal::QuotaActed>,
+    /// Its sidecar does not start it again by itself any more.
+    pub gave_up: Option<journal::Restart>,
+    pub out_of_memory: Option<journal::OutOfMemory>,
+    /// By health check; only what is unhealthy.
+    pub unhealthy: BTreeMap<String, journal::Health>,
     /// Oldest first; only what a window can still reach.
     pub activity: VecDeque<ActivityBucket>,
     /// Why the workspace is absent.
@@ -87,6 +94,16 @@ pub struct PressureState {
     pub by_agent: String,
 }
 
+/// Which limit of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QuotaKey {
+    /// The named process that it is for; empty: the whole agent.
+    pub named: String,
+    /// As the wire's.
+    pub resource: i32,
+    pub soft: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct QuotaState {
     pub since: Millis,
@@ -118,6 +135,10 @@ impl AgentState {
             looping_since: None,
             pressure: None,
             quotas: BTreeMap::new(),
+            acted: BTreeMap::new(),
+            gave_up: None,
+            out_of_memory: None,
+            unhealthy: BTreeMap::new(),
             activity: VecDeque::new(),
             workspace_absent: None,
             lapsed: None,

@@ -9,8 +9,8 @@ use pitwall_proto::{
 
 use super::{
     ActivityBucket, AgentState, CLOSED_FINDINGS_KEPT, CheckState, ClaimState, CommandRecord, DeliverableState,
-    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaState, RestoredState, Seen, SidecarState,
-    State,
+    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaKey, QuotaState, RestoredState, Seen,
+    SidecarState, State,
 };
 use crate::{
     io::Millis,
@@ -69,7 +69,8 @@ impl State {
             Body::AgentExited(e) => self.with_agent(&e.agent, |a| {
                 if e.incarnation >= a.incarnation() {
                     a.exited = Some(Exit { at: e.exited_ms, code: e.exit_code, signal: e.signal });
-                    a.quotas.clear();
+                    // What it left on the disk is still there.
+                    a.quotas.retain(|key, _| key.resource == v1::Resource::Disk as i32);
                     a.pressure = None;
                 }
             }),
@@ -98,9 +99,26 @@ impl State {
                         process: e.process.clone(),
                         process_used: e.process_used,
                     };
-                    a.quotas.insert(e.resource, quota);
+                    a.quotas.insert(quota_key(e), quota);
                 } else {
-                    a.quotas.remove(&e.resource);
+                    a.quotas.remove(&quota_key(e));
+                }
+            }),
+            Body::QuotaActed(e) => self.with_agent(&e.agent, |a| {
+                a.acted.insert(super::parts::acted_key(e), e.clone());
+            }),
+            Body::Restart(e) => self.with_agent(&e.agent, |a| match v1::RestartState::try_from(e.state) {
+                Ok(v1::RestartState::GaveUp) => a.gave_up = Some(e.clone()),
+                Ok(v1::RestartState::Reset | v1::RestartState::Done) => a.gave_up = None,
+                Ok(_) | Err(_) => {}
+            }),
+            Body::ProcessReturned(_) => {}
+            Body::OutOfMemory(e) => self.with_agent(&e.agent, |a| a.out_of_memory = Some(e.clone())),
+            Body::Health(e) => self.with_agent(&e.agent, |a| {
+                if e.healthy {
+                    a.unhealthy.remove(&e.name);
+                } else {
+                    a.unhealthy.insert(e.name.clone(), e.clone());
                 }
             }),
             Body::Activity(e) => self.apply_activity(e),
@@ -227,7 +245,13 @@ impl State {
             restored.waiting.retain(|name| plan.agents.contains_key(name));
         }
         self.agents.retain(|name, _| plan.agents.contains_key(name));
-        for name in plan.agents.keys() {
+        for (name, spec) in &plan.agents {
+            if let Some(agent) = self.agents.get_mut(name) {
+                let has = |key: &QuotaKey| key.named.is_empty() || spec.processes.contains_key(&key.named);
+                agent.quotas.retain(|key, _| has(key));
+                agent.acted.retain(|key, _| has(key));
+                agent.unhealthy.retain(|check, _| spec.health.contains_key(check));
+            }
             self.agents.entry(name.clone()).or_insert_with(|| AgentState::new(at));
         }
         let mut kept = std::mem::take(&mut self.deliverables);
@@ -481,6 +505,10 @@ impl DeliverableState {
             waited_since: None,
         }
     }
+}
+
+fn quota_key(quota: &journal::Quota) -> QuotaKey {
+    QuotaKey { named: quota.named.clone(), resource: quota.resource, soft: quota.soft }
 }
 
 fn evidence_moved(before: &journal::Verdict, now: &journal::Verdict) -> bool {

@@ -12,7 +12,9 @@ use std::{
     fmt::Write as _,
 };
 
-pub use agent::{ActivityBucket, AgentState, ClaimState, Exit, PressureState, QuotaState, Seen, SidecarState};
+pub use agent::{
+    ActivityBucket, AgentState, ClaimState, Exit, PressureState, QuotaKey, QuotaState, Seen, SidecarState,
+};
 pub use command::{CommandRecord, Promise, is_terminal, kind_name};
 use pitwall_proto::{journal, v1};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};

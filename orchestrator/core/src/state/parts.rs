@@ -2,8 +2,8 @@
 use pitwall_proto::journal;
 
 use super::{
-    ActivityBucket, AgentState, CheckState, ClaimState, DeliverableState, Exit, PressureState, QuotaState, Seen,
-    SidecarState, snapshot::word,
+    ActivityBucket, AgentState, CheckState, ClaimState, DeliverableState, Exit, PressureState, QuotaKey, QuotaState,
+    Seen, SidecarState, snapshot::word,
 };
 use crate::{io::Millis, plan::DeliverableId};
 
@@ -30,6 +30,10 @@ impl AgentState {
             looping_since,
             pressure,
             quotas,
+            acted,
+            gave_up,
+            out_of_memory,
+            unhealthy,
             activity,
             workspace_absent,
             lapsed,
@@ -73,6 +77,10 @@ impl AgentState {
                 ..Default::default()
             }),
             quotas: quotas.iter().map(quota_to).collect(),
+            acted: acted.values().cloned().collect(),
+            gave_up: gave_up.clone(),
+            out_of_memory: out_of_memory.clone(),
+            unhealthy: unhealthy.values().cloned().collect(),
             activity: activity.iter().map(activity_to).collect(),
             workspace_absent: workspace_absent.as_ref().map(happening),
             lapsed: lapsed.as_ref().map(happening),
@@ -123,6 +131,10 @@ impl AgentState {
                 by_agent: p.by_agent,
             }),
             quotas: from.quotas.into_iter().map(quota_back).collect(),
+            acted: from.acted.into_iter().map(|a| (acted_key(&a), a)).collect(),
+            gave_up: from.gave_up,
+            out_of_memory: from.out_of_memory,
+            unhealthy: from.unhealthy.into_iter().map(|h| (h.name.clone(), h)).collect(),
             activity: from.activity.into_iter().map(activity_back).collect(),
             workspace_absent: from.workspace_absent.map(happening_back),
             lapsed: from.lapsed.map(happening_back),
@@ -167,21 +179,27 @@ fn claim_to(claim: &ClaimState) -> journal::ClaimMade {
     }
 }
 
-fn quota_to((resource, quota): (&i32, &QuotaState)) -> journal::Quota {
+pub(super) fn acted_key(acted: &journal::QuotaActed) -> QuotaKey {
+    QuotaKey { named: acted.named.clone(), resource: acted.resource, soft: false }
+}
+
+fn quota_to((key, quota): (&QuotaKey, &QuotaState)) -> journal::Quota {
     let QuotaState { since, limit, used, process, process_used } = quota;
     journal::Quota {
         agent: String::new(),
         exceeded: true,
-        resource: *resource,
+        resource: key.resource,
         limit: *limit,
         used: *used,
         process: process.clone(),
         process_used: *process_used,
         since_ms: *since,
+        named: key.named.clone(),
+        soft: key.soft,
     }
 }
 
-fn quota_back(quota: journal::Quota) -> (i32, QuotaState) {
+fn quota_back(quota: journal::Quota) -> (QuotaKey, QuotaState) {
     let state = QuotaState {
         since: quota.since_ms,
         limit: quota.limit,
@@ -189,7 +207,7 @@ fn quota_back(quota: journal::Quota) -> (i32, QuotaState) {
         process: quota.process,
         process_used: quota.process_used,
     };
-    (quota.resource, state)
+    (QuotaKey { named: quota.named, resource: quota.resource, soft: quota.soft }, state)
 }
 
 fn activity_to(bucket: &ActivityBucket) -> journal::Activity {

@@ -25,6 +25,7 @@ impl Project {
                 other: r.other,
                 gpus: r.gpus.clone(),
                 sidecar: r.sidecar,
+                named: r.named.clone(),
             };
             (name.clone(), readout)
         });

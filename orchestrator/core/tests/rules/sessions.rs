@@ -170,7 +170,7 @@ fn no_peer_makes_the_project_grow_without_limit_or_speaks_for_another() {
     assert!(agent.activity.len() <= 2_000);
     assert_eq!(agent.activity[0].unattributed, 1, "what the plan does not know belongs to nothing");
     assert!(agent.activity[0].deliverables.keys().all(|name| name == "d"));
-    assert!(agent.quotas.is_empty());
+    assert_eq!(agent.quotas.len(), 2, "the disk and the GPU's memory: no other has a quota");
     let claim = agent.claim.as_ref().unwrap();
     assert_eq!((claim.progress, claim.waiting_for.len(), claim.deliverables.len()), (None, 1_000, 0));
     let throttle = world.throttle("b", 1.0, 60_000).id;

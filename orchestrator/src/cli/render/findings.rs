@@ -75,6 +75,9 @@ fn paint(kind: FindingKind) -> Paint {
         | FindingKind::NetworkOrOrchestrator
         | FindingKind::JournalRestored
         | FindingKind::HostPressure
+        | FindingKind::OutOfMemory
+        | FindingKind::RestartsGaveUp
+        | FindingKind::Unhealthy
         | FindingKind::WorkspaceAbsent => Paint::Bad,
         FindingKind::LeaseLapsed
         | FindingKind::SecondInstance

@@ -31,6 +31,8 @@ const WATCH_KILLED_MS: u64 = 600_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Purpose {
     Directive(String),
+    /// The note before a restart that was commanded.
+    Note(String),
     Kill(String),
     End(String),
     Launch(String),
@@ -40,6 +42,8 @@ pub(super) enum Purpose {
     Release(SlotKey),
     StopAgent,
     CleanUp,
+    /// Of an act of the sidecar's own policy.
+    Own(String),
 }
 
 pub(super) enum Fitness {
@@ -58,11 +62,11 @@ pub(super) fn identity(p: &state::Process) -> v1::ProcessIdentity {
     v1::ProcessIdentity { pid: p.pid, start_ticks: p.start_ticks, name: p.name.clone() }
 }
 
-fn same(a: &v1::ProcessIdentity, b: &state::Process) -> bool {
+pub(super) fn same(a: &v1::ProcessIdentity, b: &state::Process) -> bool {
     a.pid == b.pid && a.start_ticks == b.start_ticks
 }
 
-fn shown(p: &v1::ProcessIdentity) -> String {
+pub(super) fn shown(p: &v1::ProcessIdentity) -> String {
     if p.name.is_empty() { format!("pid {}", p.pid) } else { format!("{} (pid {})", p.name, p.pid) }
 }
 
@@ -80,7 +84,7 @@ pub(super) fn failure(outcome: EffectOutcome) -> String {
 
 impl Core {
     /// The first of these that the sidecar knows decides.
-    fn can_one_of(&self, names: [&str; 2]) -> Result<(), String> {
+    pub(super) fn can_one_of(&self, names: [&str; 2]) -> Result<(), String> {
         let known = names.into_iter().find(|n| self.capability(n).is_some());
         self.can(known.unwrap_or(names[0]))
     }
@@ -154,7 +158,7 @@ impl Core {
     }
 
     /// A restart or an activation is under way.
-    fn another_life_begins(&self) -> bool {
+    pub(super) fn another_life_begins(&self) -> bool {
         self.kept.commands.values().any(|c| {
             matches!(c.state(), CommandState::Accepted | CommandState::Running) && c.step() != state::Step::Unspecified
         })
@@ -220,7 +224,12 @@ impl Core {
                 self.begin(id, Purpose::Directive(id.into()), Effect::PutDirective { file_name, text });
             }
             Kind::Kill(kill) => self.proceed_kill(&command, &kill, recovered),
-            Kind::Restart(restart) => self.proceed_life(&command, restart.grace_ms, recovered),
+            Kind::Restart(restart) => {
+                if !recovered && self.puts_note_first(&command) {
+                    return;
+                }
+                self.proceed_life(&command, restart.grace_ms, recovered);
+            }
             Kind::Activate(_) => self.proceed_life(&command, 0, recovered),
             Kind::Throttle(_) => self.proceed_throttle(id),
             Kind::Unthrottle(unthrottle) => self.proceed_unthrottle(&command, &unthrottle),
@@ -234,6 +243,17 @@ impl Core {
             Kind::Kill(_) => kills < KILLS_MAX,
             _ => self.work.acting.len().saturating_sub(kills) < EFFECTS_MAX,
         }
+    }
+
+    /// An agent that is started again finds in its inbox why. Where it cannot be put there, it is started all the same.
+    fn puts_note_first(&mut self, command: &state::Command) -> bool {
+        let id = &command.id;
+        if command.step() == state::Step::Launching && command.root.is_some() || !self.work.noted.insert(id.clone()) {
+            return false;
+        }
+        let note = self.resume_note(&format!("An operator asked for a restart ({id})."));
+        self.begin(id, Purpose::Note(id.clone()), note);
+        true
     }
 
     fn begin(&mut self, id: &str, purpose: Purpose, what: Effect) {
@@ -333,6 +353,11 @@ impl Core {
                 EffectOutcome::Ok { detail } => self.step(&id, CommandState::Succeeded, detail),
                 other => self.step(&id, CommandState::Failed, failure(other)),
             },
+            Purpose::Note(id) => {
+                self.work.acting.remove(&id);
+                self.note_put(&id, outcome);
+            }
+            Purpose::Own(id) => self.own_done(&id, outcome),
             Purpose::Kill(id) => self.killed(&id, outcome),
             Purpose::End(id) => match outcome {
                 EffectOutcome::Ok { .. } => {
@@ -352,6 +377,7 @@ impl Core {
                     self.presence_changed(change);
                     let detail = format!("{} started, incarnation {}", shown(&root), self.presence.incarnation);
                     self.step(&id, CommandState::Succeeded, detail);
+                    self.restarts_begin_anew("an operator started the agent");
                 }
                 other => self.step(&id, CommandState::Failed, failure(other)),
             },
@@ -368,6 +394,7 @@ impl Core {
         match outcome {
             EffectOutcome::Ok { detail } => {
                 if let Some((_, Some(Kind::Kill(v1::Kill { process: Some(target), .. })))) = self.command(id) {
+                    self.watch_for_return(&target);
                     self.process_gone(id, target);
                 }
                 self.step(id, CommandState::Succeeded, detail);

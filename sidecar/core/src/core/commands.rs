@@ -51,6 +51,8 @@ pub(super) struct Work {
     pub recovered: BTreeSet<String>,
     /// An effect of it was begun in this process.
     pub begun: BTreeSet<String>,
+    /// A note on the restart was put into the inbox, or tried.
+    pub noted: BTreeSet<String>,
     /// Processes of the agent in the latest sample: pid and start ticks.
     pub alive: Option<BTreeSet<(i32, u64)>>,
     /// When this process began, on the boot clock.
@@ -134,6 +136,7 @@ impl Core {
             self.work.acting.remove(id);
             self.work.recovered.remove(id);
             self.work.begun.remove(id);
+            self.work.noted.remove(id);
         }
         self.announce(id);
     }

@@ -40,9 +40,11 @@ impl Core {
 
     /// Same origin, same target, same resource: the newer takes the place of the older, by whatever rung.
     fn supersede_leases(&mut self, by: &str, key: SlotKey) {
-        let older = self.kept.leases.values().filter(|l| {
-            l.origin() == LeaseOrigin::Orchestrator && l.command != by && SlotKey::of_lease(l) == key
-        });
+        let older = self
+            .kept
+            .leases
+            .values()
+            .filter(|l| l.origin() == LeaseOrigin::Orchestrator && l.command != by && SlotKey::of_lease(l) == key);
         for id in older.map(|l| l.command.clone()).filter(|_| !mutant!("superseded-still-runs")).collect::<Vec<_>>() {
             let why = format!("{by} took its place");
             self.step(&id, CommandState::Superseded, why.clone());
@@ -121,6 +123,7 @@ impl Core {
         if was_told {
             self.tell_lease(id, state, detail);
         }
+        self.own_lease_closed(id, detail);
         let open = self.kept.commands.get(id).is_some_and(|c| !is_terminal(c.state()));
         if open {
             let (to, detail) = match state {

@@ -3,6 +3,7 @@
 //! which input made it due, nor whether a crash lay in between.
 mod acknowledgement;
 mod acting;
+mod acts;
 mod commands;
 mod conduct;
 mod fencing;
@@ -10,8 +11,10 @@ mod leases;
 mod limit;
 mod link;
 mod outbox;
+mod own;
 mod proof;
 mod reconnect;
+mod relaunch;
 mod resume;
 mod session;
 mod slots;
@@ -69,6 +72,7 @@ pub struct Core {
     activity: Activity,
     motion: Motion,
     quotas: Quotas,
+    own: own::Own,
     pressure: Pressure,
     presence: Presence,
     link: session::Link,
@@ -104,6 +108,7 @@ impl Core {
         let life = record_in(&mut kept, &mut store, Body::Life(life));
         let work = commands::Work::recovered(&kept, now);
         let limits = slots::Limits::recovered(&kept);
+        let own = own::Own::recovered(&kept, now, &boot_id);
         let presence = watch::presence(&kept, &boot_id);
         let (motion, quotas, pressure) = watch::told_before(&kept, now, &boot_id);
         Core {
@@ -124,6 +129,7 @@ impl Core {
             activity: Activity::default(),
             motion,
             quotas,
+            own,
             pressure,
             presence,
             link: session::Link::new(now.boot_ms),
@@ -153,7 +159,12 @@ impl Core {
             Input::Workspace { present, reason } => self.workspace(present, reason),
             Input::Claim(claim) => self.claim(claim),
             Input::Sampled(sample) => self.sampled(&sample),
-            Input::ChildExited { root, code, signal } => self.presence.child_exited(root, code, signal),
+            Input::CommandLines(lines) => self.command_lines(lines),
+            Input::WorkspaceUsed(bytes) => self.own.disk_bytes = bytes,
+            Input::ChildExited { root, code, signal } => {
+                let change = self.presence.child_exited(root, code, signal);
+                self.presence_changed(change);
+            }
             Input::Done { effect, outcome } => self.done(effect, outcome),
             Input::Stop => self.stop_asked(),
             Input::Tick => {}
@@ -172,6 +183,7 @@ impl Core {
         add(self.session_deadline(), "the stream to the orchestrator");
         add(self.commands_deadline(), "a command must start or expires");
         add(self.limits_deadline(), "a limit ends, or is looked at");
+        add(self.own_deadline(), "the sidecar's own policy: a health check, a restart, or a limit to renew");
         add(self.stop_deadline(), "the sidecar must have stopped");
         let (at, why) = all.into_iter().min()?;
         let at = if at > self.now.boot_ms { at } else { self.now.boot_ms + DEADLINE_MIN_MS };
@@ -180,6 +192,7 @@ impl Core {
 
     fn settle(&mut self) {
         self.settle_watch();
+        self.settle_own();
         self.settle_limits();
         self.settle_commands();
         // What was accepted just now.
@@ -334,6 +347,7 @@ fn forget_what_damage_makes_doubtful(kept: &mut Kept, lost: kept::LostFacts) {
     kept.cursor.command_cursor = None;
     kept.spool.begin_anew(lost.at_least());
     keep_newest_leases(kept);
+    kept.acts.clear();
     for command in kept.commands.values_mut() {
         if !commands::is_terminal(command.state()) {
             command.set_state(CommandState::Unknown);

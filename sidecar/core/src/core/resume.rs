@@ -101,6 +101,7 @@ impl Core {
         }
         if self.was_moved {
             self.give_up_resting("the sidecar's state directory was moved or copied");
+            self.forget_acts();
         }
     }
 
@@ -116,6 +117,7 @@ impl Core {
         if !welcome.outdated.is_empty() {
             self.log(true, format!("the state is not the newest there was: {}", welcome.outdated));
             self.give_up_resting("the sidecar's state is older than what it did");
+            self.forget_acts();
             for id in std::mem::take(&mut self.resting.leases) {
                 self.end_lease(&id, LeaseState::Ended, "the sidecar's state is not the newest there was");
             }

@@ -121,6 +121,9 @@ impl Core {
 
     pub(super) fn observed(&mut self, observation: Observation) {
         let now = self.now.boot_ms;
+        if observation.deliverable.is_empty() {
+            return self.health_observed(&observation);
+        }
         let Some(verdict) = self.checks.observed(now, observation) else { return };
         let seq = self.tell(Kind::Verdict(verdict.clone()));
         self.checks.told(now, &verdict, seq);
@@ -192,16 +195,13 @@ impl Core {
         let interval = u64::from(sample.interval_ms);
         let changes = self.motion.sampled(now, interval, sample.agent.cpu_cores, stall_after);
         self.motion_changed(changes);
-        let plan = self.kept.plan.as_ref();
-        for fact in self.quotas.sampled(now, sample, plan.map_or(&[], |p| &p.quotas)) {
-            self.tell(Kind::Quota(fact));
-        }
+        let named = self.sampled_by_policy(sample);
         if let Some(fact) = self.pressure.sampled(now, sample, stall_after) {
             self.tell(Kind::Pressure(fact));
         }
         self.measured(sample);
         self.look_for_killed(sample);
-        self.send(connect_request::Body::Readings(readings::of(sample)));
+        self.send(connect_request::Body::Readings(v1::Readings { named, ..readings::of(sample) }));
     }
 
     pub(super) fn presence_changed(&mut self, change: Option<presence::Change>) {
@@ -209,11 +209,13 @@ impl Core {
         match change {
             None => return,
             Some(presence::Change::Known) => {
+                self.own.health.lives(Some(now));
                 let changes = self.motion.began(now, false);
                 self.motion_changed(changes);
             }
             Some(presence::Change::Seen(seen)) => {
                 self.tell(Kind::AgentSeen(seen));
+                self.own.health.lives(Some(now));
                 let changes = self.motion.began(now, true);
                 self.motion_changed(changes);
                 // Where a limit was written may be another place now.
@@ -221,6 +223,8 @@ impl Core {
             }
             Some(presence::Change::Exited(exited)) => {
                 self.tell(Kind::AgentExited(exited));
+                self.own.health.lives(None);
+                self.ended_by_itself(&exited);
                 let changes = self.motion.ended();
                 self.motion_changed(changes);
             }

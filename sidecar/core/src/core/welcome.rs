@@ -13,7 +13,7 @@ use super::{
     fencing::{Verdict, judge},
     session::Welcomed,
 };
-use crate::{kept::Stated as _, spool::Topic};
+use crate::{kept::Stated as _, quota::Target, spool::Topic};
 
 const FACTS_MAX: usize = 256;
 /// A batch is heard of when all of it has arrived: on a link of 2 kB/s sooner than its silence ends the stream.
@@ -112,9 +112,18 @@ impl Core {
         if mutant!("older-state-tells-no-all-clear") {
             return;
         }
-        let quotas = plan.into_iter().flat_map(|p| &p.quotas);
-        let none = |q: &v1::Quota| v1::QuotaFact { resource: q.resource, limit: q.limit, ..Default::default() };
-        let quotas: Vec<_> = quotas.map(|q| (Topic::Quota(q.resource), Kind::Quota(none(q)))).collect();
+        let own = plan.into_iter().flat_map(|p| p.quotas.iter().map(|q| (Target::of("", q), q.limit)));
+        let services = plan.into_iter().flat_map(|p| &p.processes);
+        let named = services.flat_map(|n| n.quotas.iter().map(|q| (Target::of(&n.name, q), q.limit)));
+        let none = |target: Target, limit| v1::QuotaFact {
+            resource: target.resource,
+            limit,
+            named: target.named,
+            soft: target.soft,
+            ..Default::default()
+        };
+        let quotas = own.chain(named).map(|(t, limit)| (Topic::Quota(t.clone()), Kind::Quota(none(t, limit))));
+        let quotas: Vec<_> = quotas.collect();
         let others = [
             (Topic::Workspace, Kind::Workspace(v1::WorkspaceFact { present: true, ..Default::default() })),
             (Topic::Motion, Kind::AgentMotion(v1::AgentMotion::default())),

@@ -45,7 +45,14 @@ impl FactKey {
             Kind::Quota(q) => Self::Quota { agent, exceeded: q.exceeded },
             Kind::AgentMotion(m) => Self::Motion { agent, quiet: m.quiet },
             Kind::FactsDropped(d) => Self::Dropped { agent, count: d.count },
-            Kind::Verdict(_) | Kind::AgentLooping(_) | Kind::Pressure(_) => return None,
+            Kind::Verdict(_)
+            | Kind::AgentLooping(_)
+            | Kind::Pressure(_)
+            | Kind::QuotaActed(_)
+            | Kind::Restart(_)
+            | Kind::ProcessReturned(_)
+            | Kind::OutOfMemory(_)
+            | Kind::Health(_) => return None,
         })
     }
 

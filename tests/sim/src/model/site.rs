@@ -404,7 +404,7 @@ impl SiteModel {
             Body::LimitGone(gone) => {
                 self.limits.remove(&resource_of(gone.resource));
             }
-            Body::Format(_) | Body::Plan(_) => {}
+            Body::Format(_) | Body::Plan(_) | Body::Act(_) | Body::ActEnded(_) | Body::OwnPolicy(_) => {}
         }
     }
 

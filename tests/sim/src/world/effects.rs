@@ -49,6 +49,11 @@ impl World {
         let open =
             || model.commands.iter().filter(|(_, c)| matches!(c.state, CommandState::Accepted | CommandState::Running));
         match what {
+            // The note before a restart says who asked for it.
+            Effect::PutDirective { file_name, text } if file_name.starts_with("RESUME-") => {
+                let asked = |id: &String| text.contains(&format!("({id})"));
+                open().find(|(id, c)| c.step != 0 && asked(id)).map(|(id, _)| id.clone())
+            }
             Effect::PutDirective { file_name, .. } => {
                 open().find(|(id, _)| file_name.ends_with(&format!("-{id}.md"))).map(|(id, _)| id.clone())
             }
@@ -88,7 +93,7 @@ impl World {
                 Some(_) => EffectOutcome::Failed { why: "another file of that name".into() },
                 None => {
                     agent.inbox.insert(file_name.clone(), text);
-                    act = Some("put");
+                    act = Some(if file_name.starts_with("RESUME-") { "note" } else { "put" });
                     EffectOutcome::Ok { detail: file_name }
                 }
             },

@@ -259,6 +259,7 @@ impl World {
             above_for_ms: 0,
             process: Some(by),
             process_used: used,
+            ..Default::default()
         };
         self.fact(agent, fact::Kind::Quota(quota));
     }

@@ -5,6 +5,7 @@ mod floods;
 mod leases;
 mod link;
 mod orchestrator;
+mod own;
 mod resume;
 mod scripts;
 mod simulation;

@@ -60,6 +60,9 @@ pub struct World {
     /// Where the state directory lies.
     pub place: String,
     pub starts: u32,
+    /// Command names of processes that are not called `agent`, and what they use where it is not an even share.
+    pub names: BTreeMap<i32, &'static str>,
+    pub uses: BTreeMap<i32, f64>,
 }
 
 const RUNGS: [&str; 6] = [
@@ -113,6 +116,8 @@ impl World {
             hung_kills: Vec::new(),
             place: "m/1".into(),
             starts: 0,
+            names: BTreeMap::new(),
+            uses: BTreeMap::new(),
         };
         world.start();
         world
@@ -216,10 +221,14 @@ impl World {
     pub fn sample(&self) -> Sample {
         let limit = self.value.split(' ').next().and_then(|q| q.parse::<f64>().ok()).map(|q| q / 20_000.0);
         let cpu = limit.map_or(self.cpu, |l| l.min(self.cpu));
-        let usage = |(pid, ticks): &(i32, u64)| v1::ProcessUsage {
-            identity: Some(process(*pid, *ticks)),
-            cpu_cores: Some(self.own_limit((*pid, *ticks)).min(cpu / self.processes.len() as f64)),
-            ..Default::default()
+        let usage = |(pid, ticks): &(i32, u64)| {
+            let name = self.names.get(pid).copied().unwrap_or("agent").to_owned();
+            let share = self.own_limit((*pid, *ticks)).min(cpu / self.processes.len() as f64);
+            v1::ProcessUsage {
+                identity: Some(v1::ProcessIdentity { name, ..process(*pid, *ticks) }),
+                cpu_cores: Some(self.uses.get(pid).copied().unwrap_or(share)),
+                ..Default::default()
+            }
         };
         Sample {
             interval_ms: 1_000,
