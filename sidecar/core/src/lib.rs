@@ -3,9 +3,10 @@
 //!
 //! What outlives a process lies in [`kept`], changes by records only, and is durable when the [`store`] says so. Small
 //! machines watch the agent ([`checks`], [`activity`], [`presence`], [`motion`], [`quota`], [`pressure`]) and answer with
-//! facts; the [`core`](Core) puts these into the [`spool`], keeps the stream to the orchestrator, and carries commands
+//! facts; what is measured is shown by [`readings`], at a pace that the [`budget`] holds; the [`core`](Core) puts these into the [`spool`], keeps the stream to the orchestrator, and carries commands
 //! through their states.
 pub mod activity;
+pub mod budget;
 pub mod checks;
 pub mod clock;
 mod core;

@@ -27,7 +27,7 @@ pub struct Record {
 impl Record {
     pub fn new(boot_id: String, root: &v1::ProcessIdentity, places: &Places) -> Self {
         // The agent's own cgroups are made without this one.
-        let Places { v2, cpu, cpuacct, memory, pids: _ } = places.clone();
+        let Places { v2, cpu, cpuacct, memory, pids: _, blkio: _ } = places.clone();
         Self {
             boot_id,
             pid: root.pid,
@@ -51,6 +51,7 @@ impl Record {
             cpuacct: self.cpuacct.clone(),
             memory: self.memory.clone(),
             pids: None,
+            blkio: None,
         }
     }
 

@@ -25,6 +25,7 @@ impl Project {
                 other: r.other,
                 gpus: r.gpus.clone(),
                 sidecar: r.sidecar,
+                meter: r.meter.clone(),
             };
             (name.clone(), readout)
         });

@@ -39,6 +39,7 @@ use crate::{
     presence::Presence,
     pressure::Pressure,
     quota::Quotas,
+    readings::Told,
     spool::{self, Topic},
     store::{Store, Ticket},
 };
@@ -67,6 +68,7 @@ pub struct Core {
     motion: Motion,
     quotas: Quotas,
     pressure: Pressure,
+    readings: Told,
     presence: Presence,
     link: session::Link,
     work: commands::Work,
@@ -122,6 +124,7 @@ impl Core {
             motion,
             quotas,
             pressure,
+            readings: Told::default(),
             presence,
             link: session::Link::new(now.boot_ms),
             work,
