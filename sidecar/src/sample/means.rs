@@ -13,6 +13,8 @@ pub struct Means {
 
 const BIND: &str = "bind the agent's cgroup: volumes: [\"/sys/fs/cgroup/…/AGENT:/cg:ro\"] on the sidecar, one for each controller of v1";
 
+const PRESSURE: &str = "a cgroup of its own in the unified hierarchy, of a kernel that counts pressure (psi=1)";
+
 impl Sampler {
     /// As of the last sample.
     pub fn means(&self) -> Vec<Means> {
@@ -44,16 +46,20 @@ impl Sampler {
             None => Err("it has no cgroup of its own here".into()),
         };
         add("measures out of memory", events, BIND);
-        let io = match counters.devices {
-            Some(_) => Ok(format!("by device, of {}", places.source())),
-            None => Ok("the sum of those of its processes that may be looked at".to_owned()),
-        };
+        let io =
+            match counters.devices {
+                Some(_) => Ok(format!("by device, of {}", places.source())),
+                None => Ok("the sum of those of its processes that may be looked at; no cgroup of it counts by device"
+                    .to_owned()),
+            };
         add("measures I/O", io, "");
         let pressure = match counters.stalled_usec.iter().any(Option::is_some) {
             true => Ok("stalls for CPU, memory and I/O that its cgroup counts".to_owned()),
-            false => Ok("the wait on run queues alone, of the process that waits most".to_owned()),
+            false => {
+                Err("its cgroup counts none: the wait on run queues alone, of the process that waits most".to_owned())
+            }
         };
-        add("measures pressure", pressure, "");
+        add("measures pressure", pressure, PRESSURE);
         let clocks = match (self.table.has_clocks(), clocks::usable()) {
             (true, _) => "a CPU clock for each, and the rest of those that moved".to_owned(),
             (false, Err(why)) => format!("each one's stat, at ten times the price: {why}"),
