@@ -226,21 +226,16 @@ impl Look for Table {
 
     fn listed(&mut self, directory: &Path, into: &mut Vec<i32>) {
         into.clear();
-        let known =
-            self.listing.take().filter(|(of, file)| of == directory && read_whole(file, &mut self.buffer).is_ok());
-        if known.is_some() {
-            self.listing = known;
-        } else if self.proc.is_real() && directory.join("cgroup.controllers").exists() {
-            let Ok(file) = open(&directory.join("cgroup.procs")) else { return };
-            if read_whole(&file, &mut self.buffer).is_err() {
-                return;
-            }
-            self.listing = Some((directory.to_owned(), file));
-        } else {
-            // v1 gives an opened file the same list for as long as somebody reads it: there it is opened each time.
-            return cgroup::members(&mut self.proc, directory, into);
-        }
+        let kept = self.listing.take().filter(|(of, _)| of == directory).map(|(_, file)| file);
+        // v1 gives an opened file the same list for as long as somebody reads it: there it is opened each time.
+        let is_v2 = || self.proc.is_real() && directory.join("cgroup.controllers").exists();
+        let mut read = |file: OwnedFd| read_whole(&file, &mut self.buffer).is_ok().then_some(file);
+        let kept = kept.and_then(&mut read);
+        let file =
+            kept.or_else(|| if is_v2() { open(&directory.join("cgroup.procs")).ok().and_then(read) } else { None });
+        let Some(file) = file else { return cgroup::members(&mut self.proc, directory, into) };
         parse::pids(&self.buffer, PIDS_MAX, into);
+        self.listing = Some((directory.to_owned(), file));
         cgroup::members_below(&mut self.proc, directory, into);
     }
 

@@ -216,7 +216,17 @@ mod tests {
 
     #[test]
     fn everything_that_was_measured_is_told_with_what_it_may_be() {
-        insta::assert_snapshot!(lines(&readout()).join("\n"), @"");
+        insta::assert_snapshot!(lines(&readout()).join("\n"), @"
+        uses cpu 1.2c of 1.50 (80 %), throttled 25 %, memory 900M of 1.0G, at most 1.0G, 12 processes, 40 of 512 threads, reads 0K/s writes 3M/s (400ms ago, by cgroup v2)
+          waits for cpu 61 %, 2 killed out of memory, workspace: 1.0G of 20.0G free
+          next-server (pid 42) 0.8c 64M 31 fds  next-server start --token ***
+          worker (pid 100) 0.1c 64M
+          worker (pid 101) 0.1c 64M
+          worker (pid 102) 0.1c 64M
+          worker (pid 103) 0.1c 64M
+          7 others 0.4c, short-lived ones 0.12c
+        pitwall itself: 0.31 % of a core, memory 4M, sampled every 4 s, over its CPU budget of 0.20 %
+        ");
     }
 
     #[test]
