@@ -70,6 +70,9 @@ pub struct Args {
     /// engine's new start
     #[arg(long, value_name = "WHO", env = "PITWALL_AGENT_RESTART", value_enum, default_value_t = RestartedBy::Nobody, help_heading = "Agent")]
     pub agent_restart: RestartedBy,
+    /// What the sidecar itself may use, as a share of one core: above it, it measures less often, and says so
+    #[arg(long, value_name = "PERCENT", env = "PITWALL_CPU_BUDGET", value_parser = percent, help_heading = "Agent")]
+    pub cpu_budget: Option<f64>,
     /// Do not start the command until the operator activates the agent
     #[arg(long, env = "PITWALL_LAUNCH_ON_ACTIVATION", value_parser = FalseyValueParser::new(), help_heading = "Agent")]
     pub launch_on_activation: bool,
@@ -157,6 +160,15 @@ fn absolute(option: &'static str, path: &Path) -> Result<PathBuf, Unusable> {
     })
 }
 
+/// `0.5%`, as a share.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix('%').and_then(|n| n.trim().parse::<f64>().ok());
+    match number.filter(|n| (0.01..=100.0).contains(n)) {
+        Some(percent) => Ok(percent / 100.0),
+        None => Err("write a share of one core from 0.01% to 100%, for example 0.5%".into()),
+    }
+}
+
 fn name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 63 || !text.chars().all(fits) || text.starts_with(['.', '-']) {
@@ -209,6 +221,16 @@ mod tests {
         assert!(parse(&[url, "--pid", "7", "--", "sh"]).is_err());
         assert!(parse(&[url, "--pid", "1"]).is_err());
         assert!(parse(&[url, "--cgroup", "/c", "--pid", "7"]).is_err());
+    }
+
+    #[test]
+    fn a_budget_is_a_share_of_one_core() {
+        let of = |text| parse(&["http://127.0.0.1:1", "--cpu-budget", text]).map(|args| args.cpu_budget);
+        assert_eq!(of("0.5%").unwrap(), Some(0.005));
+        assert_eq!(of("2 %").unwrap(), Some(0.02));
+        for text in ["0.5", "0%", "-1%", "101%", "nan%", "", "%"] {
+            assert!(of(text).is_err(), "{text}");
+        }
     }
 
     #[test]

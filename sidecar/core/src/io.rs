@@ -162,6 +162,8 @@ pub struct Sample {
     pub gpus: Vec<v1::GpuUsage>,
     /// The sidecar's own use.
     pub sidecar: v1::Usage,
+    /// How it was measured, and what the kernel counts for the agent as a whole.
+    pub meter: v1::Meter,
 }
 
 /// Something done to the agent or its inbox. Carried out once; the outcome is exact or says what is not known.

@@ -3,9 +3,12 @@
 //!
 //! What outlives a process lies in [`kept`], changes by records only, and is durable when the [`store`] says so. Small
 //! machines watch the agent ([`checks`], [`activity`], [`presence`], [`motion`], [`quota`], [`named`], [`oom`], [`health`],
-//! [`pressure`]) and answer with facts; others say when the sidecar does something by itself ([`remedy`], [`restarts`]); the [`core`](Core) puts these into the [`spool`], keeps the stream to the orchestrator, and carries commands
+//! [`pressure`]) and answer with facts; others say when the sidecar does something by itself ([`remedy`], [`restarts`]);
+//! what is measured is shown by [`readings`], at a pace that the [`budget`] holds; the [`core`](Core) puts these into the
+//! [`spool`], keeps the stream to the orchestrator, and carries commands
 //! through their states.
 pub mod activity;
+pub mod budget;
 pub mod checks;
 pub mod clock;
 mod core;

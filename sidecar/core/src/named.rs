@@ -57,7 +57,7 @@ fn usage(processes: &[&v1::ProcessUsage]) -> v1::Usage {
         threads: sum(processes.iter().map(|p| p.threads)),
         read_bytes_per_s: sum(processes.iter().map(|p| p.read_bytes_per_s)),
         write_bytes_per_s: sum(processes.iter().map(|p| p.write_bytes_per_s)),
-        throttled_share: None,
+        ..v1::Usage::default()
     }
 }
 

@@ -6,7 +6,7 @@ use pitwall_proto::v1;
 
 use crate::sample::beside::Beside;
 use crate::sample::cgroup::Places;
-use crate::sample::members::Members;
+use crate::sample::members::{Look, Members};
 use crate::sample::procfs::{ProcFs, Stat};
 
 /// Cheap to clone; all clones see the same agent.
@@ -70,7 +70,7 @@ impl AgentHandle {
     }
 
     /// The living processes of the agent. Blocks for as long as `/proc` takes.
-    pub fn processes(&self, proc: &mut ProcFs, into: &mut Vec<Stat>) {
+    pub fn processes(&self, proc: &mut impl Look, into: &mut Vec<Stat>) {
         let view = self.view();
         lock(&self.shared.members).look(proc, &view, std::process::id() as i32, into);
     }

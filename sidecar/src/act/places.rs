@@ -58,7 +58,7 @@ pub fn make(hierarchies: &Hierarchies, name: &str, self_exe: &Path) -> (Places, 
     for directory in refused {
         refusals.push(format!("a process may not be moved to {}", directory.display()));
         let _ = std::fs::remove_dir(&directory);
-        for place in places.each_mut() {
+        for place in places.all_mut() {
             if place.as_ref() == Some(&directory) {
                 *place = None;
             }
@@ -197,7 +197,7 @@ pub fn own_of(hierarchies: &Hierarchies, pid: i32, agents: &[i32]) -> Result<Pla
     let mut why = String::from("no cgroup of it is visible here");
     let mut proc = ProcFs::default();
     let mut pids = Vec::new();
-    for place in places.each_mut() {
+    for place in places.all_mut() {
         *place = place.take().map(leaf_of);
         let Some(directory) = place else { continue };
         members(&mut proc, directory, &mut pids);

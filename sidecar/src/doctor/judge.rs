@@ -3,7 +3,10 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use pitwall_proto::v1;
 
-use crate::act::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE};
+use crate::{
+    act::{CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE},
+    sample::Means,
+};
 
 #[derive(Clone, Debug, Default)]
 pub struct Neighbourhood {
@@ -34,6 +37,8 @@ pub struct Seen {
     pub started: Result<(), String>,
     pub neighbourhood: Neighbourhood,
     pub capabilities: Vec<v1::Capability>,
+    /// What is measured how.
+    pub means: Vec<Means>,
     pub effective: u64,
     pub uid: u32,
     pub workspace: Folder,
@@ -169,6 +174,13 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
     if n.root_io == Some(false) {
         add(Lacks, "I/O", "the agent's counters cannot be read".into(), "cap_add: [SYS_PTRACE]");
     }
+    // Without an agent nothing was measured of it.
+    for means in seen.means.iter().filter(|_| n.root.is_some()) {
+        match &means.how {
+            Ok(how) => add(Works, means.what, how.clone(), ""),
+            Err(why) => add(Lacks, means.what, why.clone(), &means.change),
+        }
+    }
     match &seen.orchestrator {
         Ok(()) => add(Works, "orchestrator", format!("{} answers", seen.orchestrator_url), ""),
         Err(why) => {
@@ -277,6 +289,7 @@ mod tests {
                 capability("kill", true),
                 capability("directive", true),
             ],
+            means: vec![Means { what: "measures cpu", how: Ok("the use of cgroup v2".into()), change: String::new() }],
             effective: (1 << CAP_SYS_PTRACE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_KILL),
             uid: 0,
             workspace: folder("/workspace", false),
@@ -355,6 +368,18 @@ mod tests {
         }
         let text = told(&found);
         assert!(text.contains("other ") && text.contains("what would change it"), "{text}");
+    }
+
+    #[test]
+    fn what_is_measured_is_told_with_how_and_the_rest_with_why_not() {
+        let mut seen = good();
+        let change = "bind it".into();
+        seen.means.push(Means { what: "measures I/O", how: Err("it has no cgroup of its own".into()), change });
+        let told = told(&judge(&seen));
+        assert!(told.contains("measures cpu") && told.contains("the use of cgroup v2"), "{told}");
+        assert!(told.contains("lacks   measures I/O") && told.contains("change: bind it"), "{told}");
+        seen.neighbourhood.root = None;
+        assert!(!judge(&seen).iter().any(|f| f.what.starts_with("measures")));
     }
 
     #[test]

@@ -59,22 +59,23 @@ fn look(args: &args::Args) -> Seen {
     let actor =
         crate::run::agent(args).and_then(|config| Actor::new(act::Config { only_looks: true, ..config }, exits));
     let target = crate::run::target(args);
-    let (neighbourhood, capabilities, started) = match actor {
+    let (neighbourhood, capabilities, means, started) = match actor {
         Ok(actor) => {
             let mut sampler = Sampler::new(actor.agent());
             // The root is chosen by a look, and by it the agent's cgroup.
             sampler.sample();
             let mut capabilities = actor.probe_again();
             capabilities.extend(sampler.capabilities());
-            (neighbourhood(&actor), capabilities, Ok(()))
+            (neighbourhood(&actor), capabilities, sampler.means(), Ok(()))
         }
-        Err(error) => (Neighbourhood::default(), Vec::<v1::Capability>::new(), Err(format!("{error:#}"))),
+        Err(error) => (Neighbourhood::default(), Vec::<v1::Capability>::new(), Vec::new(), Err(format!("{error:#}"))),
     };
     Seen {
         beside: target == AgentTarget::Beside,
         started,
         neighbourhood,
         capabilities,
+        means,
         effective: act::effective_capabilities().unwrap_or(0),
         uid: rustix::process::getuid().as_raw(),
         workspace: folder(&args.workspace),

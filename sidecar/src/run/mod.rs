@@ -16,6 +16,7 @@ use std::{
 use anyhow::Context as _;
 use pitwall_sidecar_core::{
     Core,
+    budget::Budget,
     io::{Action, Effect, EffectOutcome, Identity, Input},
     kept,
 };
@@ -115,7 +116,7 @@ impl Shell {
         read.usable_by(&args.agent)?;
         let (exited, exits) = mpsc::channel(16);
         let actor = Arc::new(Actor::new(agent(&args)?, exited)?);
-        let mut sampler = Sampler::new(actor.agent());
+        let mut sampler = Sampler::new(actor.agent()).in_workspace(args.workspace.clone());
         let mut capabilities = actor.capabilities();
         capabilities.extend(sampler.capabilities());
         let (fresh_instance, seed) = random()?;
@@ -144,8 +145,9 @@ impl Shell {
         let prober = Prober::new(args.workspace.clone());
         let watch =
             Watch::start(args.workspace.clone(), &args.inbox, answers.clone()).context("cannot watch the workspace")?;
-        let sampling =
-            Sampling::start(sampler, prober.processes.clone(), answers.clone()).context("cannot measure the agent")?;
+        let budget = Budget::new(args.cpu_budget);
+        let sampling = Sampling::start(sampler, budget, prober.processes.clone(), answers.clone())
+            .context("cannot measure the agent")?;
         let disk = Disk::new(args.workspace.clone(), answers.clone());
         Ok(Self {
             core,

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::cgroup::{Hierarchies, Places};
+use super::members::{Look, is_known, keep_known};
 use super::procfs::{ProcFs, Stat};
 use crate::act::child::leaf_of;
 use crate::act::held::Held;
@@ -48,27 +49,28 @@ impl Beside {
         Self { own: own.into(), pause: pause.into(), hierarchies: Hierarchies::default(), held: Held::new(inbox) }
     }
 
-    /// Processes of the agent, and how many wait to become it.
-    pub fn look(&self, proc: &mut ProcFs, pids: &[i32], into: &mut Vec<Stat>) -> usize {
+    /// Processes of the agent, and how many wait to become it. `known` were the agent's in the last look: nobody begins to
+    /// hold, so their program is not asked for again.
+    pub fn look(&self, proc: &mut impl Look, pids: &[i32], known: &mut Vec<(i32, u64)>, into: &mut Vec<Stat>) -> usize {
         let program = self.held.identity();
+        let now = crate::clock::boot_ticks();
         let (mut holding, mut starting) = (Vec::new(), Vec::new());
-        let known = into.len();
         for pid in pids.iter().copied().filter(|pid| *pid > 1) {
             // Read in this order, a pid that is given to another meanwhile is at worst seen one look later.
             let Some(stat) = proc.stat(pid).filter(Stat::alive) else { continue };
-            let Some(cgroup) = proc.cgroup_of(pid) else { continue };
-            if cgroup == self.own || cgroup == self.pause {
+            if proc.is_in(pid, [&self.own, &self.pause]) != Some(false) {
                 continue;
             }
-            if is_being_started(&stat, crate::clock::boot_ticks()) {
+            if is_being_started(&stat, now) {
                 starting.push(stat);
-            } else if is_holding(proc, &stat, program) {
+            } else if !is_known(known, &stat) && is_holding(proc.proc(), &stat, program) {
                 holding.push(stat);
             } else {
                 into.push(stat);
             }
         }
-        if into.len() == known {
+        keep_known(into, known);
+        if into.is_empty() {
             return holding.len();
         }
         // Beside others of the agent neither is what it looks like: nobody hides behind a name or a program.
@@ -81,7 +83,7 @@ impl Beside {
     pub fn places_of(&self, pid: i32) -> Result<Places, String> {
         let mut places = self.hierarchies.of_process(pid);
         // On a hybrid host all of them are in the top cgroup of the unified hierarchy.
-        for place in places.each_mut() {
+        for place in places.all_mut() {
             *place = place.take().map(leaf_of);
             place.take_if(|directory| guard(&self.hierarchies, directory).is_err());
         }
@@ -137,7 +139,7 @@ mod tests {
         let mut proc = ProcFs::at(root);
         let (mut pids, mut found) = (Vec::new(), Vec::new());
         proc.pids(&mut pids);
-        let holding = beside.look(&mut proc, &pids, &mut found);
+        let holding = beside.look(&mut proc, &pids, &mut Vec::new(), &mut found);
         let mut pids: Vec<i32> = found.iter().map(|s| s.pid).collect();
         pids.sort_unstable();
         (pids, holding)

@@ -1,4 +1,5 @@
-//! Where cgroups are (v1, v2, both at once) and what their counters say. Reads only; see `act::places` for the rest.
+//! Where cgroups are (v1, v2, both at once), and who is in them. Reads only; see `counters` for what they count, and
+//! `act::places` for the rest.
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,21 +25,25 @@ pub struct Places {
 }
 
 impl Places {
+    pub fn all(&self) -> [Option<&Path>; 7] {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        [v2, cpu, cpuacct, memory, pids, blkio, freezer].map(Option::as_deref)
+    }
+
+    pub fn all_mut(&mut self) -> [&mut Option<PathBuf>; 7] {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        [v2, cpu, cpuacct, memory, pids, blkio, freezer]
+    }
+
     /// Each directory once.
     pub fn directories(&self) -> Vec<&Path> {
         let mut all: Vec<&Path> = Vec::new();
-        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
-        for place in [v2, cpu, cpuacct, memory, pids, blkio, freezer].into_iter().flatten() {
-            if !all.contains(&place.as_path()) {
+        for place in self.all().into_iter().flatten() {
+            if !all.contains(&place) {
                 all.push(place);
             }
         }
         all
-    }
-
-    pub fn each_mut(&mut self) -> [&mut Option<PathBuf>; 7] {
-        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
-        [v2, cpu, cpuacct, memory, pids, blkio, freezer]
     }
 
     /// Where the processes are listed.
@@ -50,6 +55,17 @@ impl Places {
         self.members().is_none()
     }
 
+    /// For people: which counters tell of the agent.
+    pub fn source(&self) -> &'static str {
+        let v1 = self.all().iter().skip(1).any(Option::is_some);
+        match (&self.v2, v1) {
+            (Some(_), true) => "cgroup v1 and v2",
+            (Some(_), false) => "cgroup v2",
+            (None, true) => "cgroup v1",
+            (None, false) => "processes",
+        }
+    }
+
     /// What a directory is, from the files in it.
     pub fn of_directory(directory: &Path) -> Self {
         let has = |file: &str| directory.join(file).exists().then(|| directory.to_owned());
@@ -59,7 +75,7 @@ impl Places {
             cpuacct: has("cpuacct.usage"),
             memory: has("memory.usage_in_bytes"),
             pids: has("pids.current").filter(|_| !directory.join("cgroup.controllers").exists()),
-            blkio: has("blkio.throttle.read_bps_device"),
+            blkio: has("blkio.throttle.read_bps_device").or_else(|| has("blkio.throttle.io_service_bytes")),
             freezer: has("freezer.state"),
         }
     }
@@ -261,13 +277,20 @@ fn gather(proc: &mut ProcFs, directory: &Path, depth: usize, seen: &mut usize, i
         return;
     }
     if let Some(text) = proc.read(&directory.join("cgroup.procs")) {
-        // 0 is a process that is not visible in this pid namespace.
-        let pids = text.lines().filter_map(|l| l.trim().parse().ok()).filter(|pid: &i32| *pid > 0);
-        into.extend(pids.take(PIDS_MAX.saturating_sub(into.len())));
+        super::parse::pids(text, PIDS_MAX, into);
     }
+    gather_below(proc, directory, depth, seen, into);
+}
+
+fn gather_below(proc: &mut ProcFs, directory: &Path, depth: usize, seen: &mut usize, into: &mut Vec<i32>) {
     for child in children(directory) {
         gather(proc, &child, depth + 1, seen, into);
     }
+}
+
+/// The same, where those of the directory itself are known already.
+pub fn members_below(proc: &mut ProcFs, directory: &Path, into: &mut Vec<i32>) {
+    gather_below(proc, directory, 0, &mut 1, into);
 }
 
 /// The cgroups right below one. A directory without any has two links.
@@ -278,87 +301,6 @@ pub fn children(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let directories = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
     directories.map(|e| e.path()).take(DIRECTORIES_MAX).collect()
-}
-
-/// What the kernel has counted for a cgroup. Absent is "not counted here".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub cpu_usec: Option<u64>,
-    pub throttled_usec: Option<u64>,
-    pub periods: Option<u64>,
-    pub throttled_periods: Option<u64>,
-    /// Without what the kernel may drop at once (inactive file pages).
-    pub memory_bytes: Option<u64>,
-    /// Processes and threads.
-    pub tasks: Option<u64>,
-    pub oom_kills: Option<u64>,
-    /// Time in which some task waited: for CPU, memory, I/O.
-    pub stalled_usec: [Option<u64>; 3],
-}
-
-impl Counters {
-    pub fn read(proc: &mut ProcFs, places: &Places) -> Self {
-        let mut counters = Self::default();
-        if let Some(cpu) = &places.cpu
-            && let Some(text) = proc.read(&cpu.join("cpu.stat"))
-        {
-            counters.periods = keyed(text, "nr_periods");
-            counters.throttled_periods = keyed(text, "nr_throttled");
-            counters.throttled_usec = keyed(text, "throttled_time").map(|ns| ns / 1_000);
-        }
-        if let Some(cpuacct) = &places.cpuacct
-            && let Some(text) = proc.read(&cpuacct.join("cpuacct.usage"))
-        {
-            counters.cpu_usec = text.trim().parse::<u64>().ok().map(|ns| ns / 1_000);
-        }
-        if let Some(memory) = &places.memory {
-            counters.memory_bytes = working_set(proc, memory, "memory.usage_in_bytes", "total_inactive_file");
-            counters.oom_kills = proc.read(&memory.join("memory.oom_control")).and_then(|t| keyed(t, "oom_kill"));
-        }
-        if let Some(pids) = &places.pids {
-            counters.tasks = number(proc, &pids.join("pids.current"));
-        }
-        if let Some(v2) = &places.v2 {
-            counters.read_v2(proc, v2);
-        }
-        counters
-    }
-
-    /// On a hybrid host v1 has what the unified hierarchy lacks.
-    fn read_v2(&mut self, proc: &mut ProcFs, v2: &Path) {
-        if let Some(text) = proc.read(&v2.join("cpu.stat")) {
-            self.cpu_usec = keyed(text, "usage_usec").or(self.cpu_usec);
-            self.periods = keyed(text, "nr_periods").or(self.periods);
-            self.throttled_periods = keyed(text, "nr_throttled").or(self.throttled_periods);
-            self.throttled_usec = keyed(text, "throttled_usec").or(self.throttled_usec);
-        }
-        self.memory_bytes = working_set(proc, v2, "memory.current", "inactive_file").or(self.memory_bytes);
-        self.tasks = number(proc, &v2.join("pids.current")).or(self.tasks);
-        let oom_kills = proc.read(&v2.join("memory.events")).and_then(|t| keyed(t, "oom_kill"));
-        self.oom_kills = oom_kills.or(self.oom_kills);
-        for (resource, total) in ["cpu.pressure", "memory.pressure", "io.pressure"].iter().zip(&mut self.stalled_usec) {
-            *total = proc.read(&v2.join(resource)).and_then(some_total);
-        }
-    }
-}
-
-fn number(proc: &mut ProcFs, path: &Path) -> Option<u64> {
-    proc.read(path)?.trim().parse().ok()
-}
-
-fn working_set(proc: &mut ProcFs, directory: &Path, usage: &str, inactive: &str) -> Option<u64> {
-    let usage: u64 = proc.read(&directory.join(usage))?.trim().parse().ok()?;
-    let droppable = proc.read(&directory.join("memory.stat")).and_then(|t| keyed(t, inactive)).unwrap_or(0);
-    Some(usage.saturating_sub(droppable))
-}
-
-fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=20352108`
-fn some_total(text: &str) -> Option<u64> {
-    text.lines().find(|l| l.starts_with("some "))?.rsplit_once("total=")?.1.trim().parse().ok()
 }
 
 /// Device and inode: an identity for a directory of any mount.
@@ -460,37 +402,6 @@ mod tests {
         assert_eq!(hierarchies.resolve("0::/../pitwall/backend/leaf\n").v2, Some(here.path().join("cg/leaf")));
         assert_eq!(hierarchies.resolve("0::/../pitwall/frontend/leaf\n").v2, None);
         assert_eq!(hierarchies.resolve("0::/../pitwall/backend/../x\n").v2, None);
-    }
-
-    #[test]
-    fn counters_of_both_versions_are_read_and_what_is_not_there_is_absent() {
-        let here = tempfile::tempdir().unwrap();
-        let v1 = here.path().join("v1");
-        let v2 = here.path().join("v2");
-        for directory in [&v1, &v2] {
-            std::fs::create_dir(directory).unwrap();
-        }
-        std::fs::write(v1.join("cpu.stat"), "nr_periods 40\nnr_throttled 30\nthrottled_time 600000000\n").unwrap();
-        std::fs::write(v1.join("cpuacct.usage"), "123456789\n").unwrap();
-        std::fs::write(v1.join("memory.usage_in_bytes"), "5000\n").unwrap();
-        std::fs::write(v1.join("memory.stat"), "inactive_file 1\ntotal_inactive_file 1000\n").unwrap();
-        std::fs::write(v1.join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n").unwrap();
-        let mut proc = ProcFs::default();
-        let some = |p: &PathBuf| Some(p.clone());
-        std::fs::write(v1.join("pids.current"), "9\n").unwrap();
-        let [cpu, cpuacct, memory, pids] = [(); 4].map(|()| some(&v1));
-        let only_v1 = Places { cpu, cpuacct, memory, pids, ..Places::default() };
-        let counters = Counters::read(&mut proc, &only_v1);
-        assert_eq!(counters.cpu_usec, Some(123_456));
-        assert_eq!((counters.periods, counters.throttled_usec), (Some(40), Some(600_000)));
-        assert_eq!((counters.memory_bytes, counters.oom_kills), (Some(4000), Some(2)));
-        assert_eq!((counters.stalled_usec, counters.tasks), ([None; 3], Some(9)));
-
-        std::fs::write(v2.join("cpu.stat"), "usage_usec 99\nuser_usec 1\n").unwrap();
-        std::fs::write(v2.join("cpu.pressure"), "some avg10=0.00 total=77\nfull avg10=0.00 total=1\n").unwrap();
-        let hybrid = Counters::read(&mut proc, &Places { v2: some(&v2), ..only_v1 });
-        assert_eq!((hybrid.cpu_usec, hybrid.periods), (Some(99), Some(40)));
-        assert_eq!((hybrid.memory_bytes, hybrid.stalled_usec), (Some(4000), [Some(77), None, None]));
     }
 
     #[test]

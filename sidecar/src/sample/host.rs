@@ -12,6 +12,7 @@ pub struct Host {
     cpus: Option<u32>,
     /// CPU use needs two looks.
     looked: bool,
+    load_1m: Option<f64>,
 }
 
 impl Default for Host {
@@ -23,22 +24,29 @@ impl Default for Host {
             hostname: System::host_name().unwrap_or_default(),
             cpus: cpus.and_then(|n| u32::try_from(n.get()).ok()),
             looked: false,
+            load_1m: None,
         }
     }
 }
 
 impl Host {
-    pub fn look(&mut self) -> v1::HostUsage {
+    /// `slow`: memory and load too, which are otherwise as they were.
+    pub fn look(&mut self, slow: bool) -> v1::HostUsage {
         let mut usage = v1::HostUsage {
             boot_id: self.boot_id.clone(),
             hostname: self.hostname.clone(),
             cpus: self.cpus,
-            load_1m: System::load_average().ok().map(|l| l.one),
             ..v1::HostUsage::default()
         };
+        if slow {
+            self.load_1m = System::load_average().ok().map(|l| l.one);
+        }
+        usage.load_1m = self.load_1m;
         let Some(system) = &mut self.system else { return usage };
         system.refresh_cpu_usage();
-        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        if slow {
+            system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        }
         // The affinity of the sidecar may be narrower than the machine.
         let all = u32::try_from(system.cpus().len()).ok().filter(|n| *n > 0);
         usage.cpus = all.or(self.cpus);
@@ -64,11 +72,11 @@ mod tests {
     #[test]
     fn the_first_look_has_no_cpu_use_and_a_later_one_has() {
         let mut host = Host::default();
-        let first = host.look();
+        let first = host.look(true);
         assert_eq!(first.cpu_cores, None);
         assert!(!first.boot_id.is_empty() && !first.hostname.is_empty());
         assert!(first.memory_total_bytes > first.memory_used_bytes);
-        let later = host.look();
+        let later = host.look(true);
         assert!(later.cpu_cores.is_some_and(|c| c >= 0.0 && c <= f64::from(later.cpus.unwrap())));
     }
 }

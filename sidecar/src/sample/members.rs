@@ -1,53 +1,87 @@
 //! Which processes are the agent's: its cgroup's, else the root's descendants and whatever once was one.
-use std::collections::HashMap;
+use std::path::Path;
 
 use super::cgroup;
 use super::procfs::{ProcFs, Stat};
 use crate::act::agent::AgentView;
 
+/// Where processes are looked at: `/proc` itself, or what is remembered of it.
+pub trait Look {
+    /// All process ids, in no order.
+    fn pids(&mut self, into: &mut Vec<i32>);
+    fn stat(&mut self, pid: i32) -> Option<Stat>;
+    /// Is it in one of these cgroups, as the kernel writes them?
+    fn is_in(&mut self, pid: i32, cgroups: [&str; 2]) -> Option<bool>;
+    /// The pids in a cgroup and in all below it.
+    fn listed(&mut self, directory: &Path, into: &mut Vec<i32>);
+    fn proc(&self) -> &ProcFs;
+}
+
+impl Look for ProcFs {
+    fn pids(&mut self, into: &mut Vec<i32>) {
+        Self::pids(self, into);
+    }
+
+    fn stat(&mut self, pid: i32) -> Option<Stat> {
+        Self::stat(self, pid)
+    }
+
+    fn is_in(&mut self, pid: i32, cgroups: [&str; 2]) -> Option<bool> {
+        let own = self.cgroup_of(pid)?;
+        Some(cgroups.contains(&own.as_str()))
+    }
+
+    fn listed(&mut self, directory: &Path, into: &mut Vec<i32>) {
+        cgroup::members(self, directory, into);
+    }
+
+    fn proc(&self) -> &ProcFs {
+        self
+    }
+}
+
 /// Kept from one look to the next, so that a process whose parent ended is still known for the agent's.
 #[derive(Debug, Default)]
 pub struct Members {
-    /// Start time by pid.
-    known: HashMap<i32, u64>,
+    /// Pid and start time, by pid.
+    known: Vec<(i32, u64)>,
     pids: Vec<i32>,
+    /// By pid.
     table: Vec<Stat>,
-    index: HashMap<i32, usize>,
     verdicts: Vec<Option<bool>>,
+    way: Vec<usize>,
     /// Beside the sidecar: processes that wait to become the agent.
     pub holding: usize,
 }
 
 impl Members {
     /// Living processes of the agent, in no order. `myself` and what it started is never among them, save the agent.
-    pub fn look(&mut self, proc: &mut ProcFs, view: &AgentView, myself: i32, into: &mut Vec<Stat>) {
+    pub fn look(&mut self, proc: &mut impl Look, view: &AgentView, myself: i32, into: &mut Vec<Stat>) {
         into.clear();
         if let Some(beside) = &view.beside {
             proc.pids(&mut self.pids);
-            self.holding = beside.look(proc, &self.pids, into);
+            self.holding = beside.look(proc, &self.pids, &mut self.known, into);
             return;
         }
         match view.places.members() {
             Some(directory) => {
-                cgroup::members(proc, directory, &mut self.pids);
+                proc.listed(directory, &mut self.pids);
                 into.extend(self.pids.iter().filter(|pid| **pid != myself).filter_map(|pid| proc.stat(*pid)));
             }
             None if view.root.is_some() => {
                 proc.pids(&mut self.pids);
                 self.table.clear();
                 self.table.extend(self.pids.iter().filter_map(|pid| proc.stat(*pid)));
+                self.table.sort_unstable_by_key(|stat| stat.pid);
                 self.descendants(view, myself, into);
             }
             None => {}
         }
         into.retain(Stat::alive);
-        self.known.clear();
-        self.known.extend(into.iter().map(|s| (s.pid, s.start_ticks)));
+        keep_known(into, &mut self.known);
     }
 
     fn descendants(&mut self, view: &AgentView, myself: i32, into: &mut Vec<Stat>) {
-        self.index.clear();
-        self.index.extend(self.table.iter().enumerate().map(|(at, stat)| (stat.pid, at)));
         self.verdicts.clear();
         self.verdicts.resize(self.table.len(), None);
         for at in 0..self.table.len() {
@@ -60,37 +94,54 @@ impl Members {
     /// Follows the parents up to one that is decided, then decides all on the way.
     fn belongs(&mut self, start: usize, view: &AgentView, myself: i32) -> bool {
         let mut at = start;
-        let mut way = Vec::new();
+        self.way.clear();
         let verdict = loop {
             if let Some(verdict) = self.verdicts[at] {
                 break verdict;
             }
             let stat = self.table[at];
-            way.push(at);
+            self.way.push(at);
             if self.is_seed(&stat, view) {
                 break true;
             }
             if stat.pid == myself {
                 break false;
             }
-            match self.index.get(&stat.ppid) {
+            match self.parent_of(&stat) {
                 // A ring cannot be, but the table is not read at one instant.
-                Some(parent) if !way.contains(parent) => at = *parent,
+                Some(parent) if !self.way.contains(&parent) => at = parent,
                 Some(_) | None => break false,
             }
         };
-        for at in way {
-            self.verdicts[at] = Some(verdict);
+        for at in &self.way {
+            self.verdicts[*at] = Some(verdict);
         }
         verdict
+    }
+
+    /// What is remembered of a process that rests may name a parent that has ended: one that was born later only has its pid.
+    fn parent_of(&self, stat: &Stat) -> Option<usize> {
+        let at = self.table.binary_search_by_key(&stat.ppid, |other| other.pid).ok()?;
+        (self.table[at].start_ticks <= stat.start_ticks).then_some(at)
     }
 
     fn is_seed(&self, stat: &Stat, view: &AgentView) -> bool {
         let Some(root) = &view.root else { return false };
         // The session of an agent that was launched here is its own; its members stay in it when their parent ends.
         let in_session = view.launched && stat.session == root.pid && stat.start_ticks >= root.start_ticks;
-        stat.is(root) || in_session || self.known.get(&stat.pid) == Some(&stat.start_ticks)
+        stat.is(root) || in_session || is_known(&self.known, stat)
     }
+}
+
+/// Replaces what was known by these.
+pub fn keep_known(stats: &[Stat], known: &mut Vec<(i32, u64)>) {
+    known.clear();
+    known.extend(stats.iter().map(|s| (s.pid, s.start_ticks)));
+    known.sort_unstable();
+}
+
+pub fn is_known(known: &[(i32, u64)], stat: &Stat) -> bool {
+    known.binary_search(&(stat.pid, stat.start_ticks)).is_ok()
 }
 
 #[cfg(test)]
@@ -163,6 +214,17 @@ mod tests {
         process(p, 106, 1, 100, 999, 'S');
         assert_eq!(look(&mut Members::default(), p, &view(true)), [105]);
         assert!(look(&mut Members::default(), p, &view(false)).is_empty());
+    }
+
+    #[test]
+    fn a_parent_that_was_born_after_its_child_only_has_the_pid_of_the_true_one() {
+        let proc = tempfile::tempdir().unwrap();
+        let p = proc.path();
+        process(p, 100, 1, 100, 1000, 'S');
+        process(p, 102, 100, 100, 1005, 'S');
+        // Its parent was another process 102, which has ended.
+        process(p, 70, 102, 70, 900, 'S');
+        assert_eq!(look(&mut Members::default(), p, &view(false)), [100, 102]);
     }
 
     #[test]

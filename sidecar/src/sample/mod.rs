@@ -2,7 +2,9 @@
 //!
 //! The cgroup's counters are the truth for the agent where it has one of its own; else its processes are added up.
 //! Rates hold over the true time since the last sample, however long that was. What cannot be measured is absent.
-use std::collections::HashMap;
+//! Each second costs what moved: files are kept open (`kept`, `counters`), processes remembered (`table`), and what is
+//! dear or seldom changes is looked at every [`SLOW_EVERY`] samples.
+use std::path::PathBuf;
 
 use pitwall_proto::v1;
 use pitwall_sidecar_core::io::Sample;
@@ -11,55 +13,87 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::act::AgentHandle;
 
 pub mod beside;
+mod beyond;
 pub mod cgroup;
+mod clocks;
+pub mod command;
+mod counters;
 pub mod gpu;
 pub mod host;
+mod kept;
+mod means;
 pub mod members;
+mod network;
+mod parse;
 pub mod procfs;
+mod rates;
+mod table;
 
-use cgroup::Counters;
+use beyond::Beyond;
+use counters::{Counters, Reader};
 use gpu::Gpus;
 use host::Host;
-use procfs::{Io, ProcFs, Stat};
+use kept::Kept;
+pub use means::Means;
+use members::{is_known, keep_known};
+use network::Network;
+use procfs::{ProcFs, Stat, parse_stat};
+use rates::{Before, Sums};
+use table::Table;
+
+/// So many samples apart are the looks at what is dear: I/O, descriptors and command lines of the largest processes,
+/// limits, network, workspace, the host's memory.
+const SLOW_EVERY: u64 = 5;
+/// Processes that are looked at that closely. As many as a reading names.
+const CLOSELY: usize = 20;
+/// Over less time nothing has a rate: the kernel's own steps are 10 ms.
+const INTERVAL_MIN_S: f64 = 0.02;
 
 pub struct Sampler {
     agent: AgentHandle,
-    proc: ProcFs,
+    table: Table,
     host: Host,
     gpus: Gpus,
+    beyond: Beyond,
+    reader: Reader,
+    counters: Counters,
+    /// As of the sample before.
+    earlier: Counters,
+    network: Network,
+    workspace: Option<PathBuf>,
+    filesystem: Option<v1::Filesystem>,
+    own: Own,
     ticks_per_second: f64,
     page_bytes: u64,
+    tick: u64,
     stats: Vec<Stat>,
     last: Option<Last>,
+    slow: SlowLook,
 }
 
 /// What rates are measured against.
 struct Last {
     boot_ns: u64,
-    counters: Counters,
-    processes: HashMap<i32, Seen>,
     sidecar_cpu_ns: u64,
+    /// By pid and start time.
+    members: Vec<(i32, u64)>,
 }
 
-#[derive(Clone, Copy)]
-struct Seen {
-    start_ticks: u64,
-    cpu_ticks: u64,
-    io: Option<Io>,
-    /// Nanoseconds on a run queue.
-    waited: Option<u64>,
-}
-
-/// Sums over processes that the cgroup does not count.
+/// The last look at what is dear.
 #[derive(Default)]
-struct Sums {
-    cpu_cores: f64,
-    memory_bytes: u64,
-    threads: u32,
-    read: Option<f64>,
-    written: Option<f64>,
-    /// Of the process that waited most.
-    stalled: Option<f64>,
+struct SlowLook {
+    at_ns: Option<u64>,
+    seconds: Option<f64>,
+    /// Read and written by all processes, bytes per second.
+    io: Option<(f64, f64)>,
+}
+
+/// The sidecar's own memory and threads.
+struct Own {
+    stat: Kept,
+    buffer: Vec<u8>,
+    memory_bytes: Option<u64>,
+    threads: Option<u32>,
 }
 
 impl Sampler {
@@ -71,14 +105,36 @@ impl Sampler {
     pub fn with_proc(agent: AgentHandle, proc: ProcFs) -> Self {
         Self {
             agent,
-            proc,
+            table: Table::new(proc),
             host: Host::default(),
             gpus: Gpus::default(),
+            beyond: Beyond::default(),
+            reader: Reader::default(),
+            counters: Counters::default(),
+            earlier: Counters::default(),
+            network: Network::default(),
+            workspace: None,
+            filesystem: None,
+            own: Own {
+                stat: Kept::new("/proc/self/stat".into()),
+                buffer: Vec::new(),
+                memory_bytes: None,
+                threads: None,
+            },
             ticks_per_second: rustix::param::clock_ticks_per_second().max(1) as f64,
             page_bytes: rustix::param::page_size() as u64,
+            tick: 0,
             stats: Vec::new(),
             last: None,
+            slow: SlowLook::default(),
         }
+    }
+
+    /// Also tells what is left of the file system there.
+    #[must_use]
+    pub fn in_workspace(mut self, workspace: PathBuf) -> Self {
+        self.workspace = Some(workspace);
+        self
     }
 
     /// `gpu`, or why it is absent.
@@ -88,7 +144,7 @@ impl Sampler {
 
     /// Boot id, host name and totals: for the identity, before the first sample.
     pub fn host(&mut self) -> v1::HostUsage {
-        self.host.look()
+        self.host.look(true)
     }
 
     /// One measurement over the time since the last one. Blocks for a few milliseconds at most.
@@ -98,46 +154,74 @@ impl Sampler {
     }
 
     fn sample_at(&mut self, boot_ns: u64) -> Sample {
+        self.tick += 1;
+        let slow = self.tick % SLOW_EVERY == 1;
         let mut stats = std::mem::take(&mut self.stats);
-        self.agent.processes(&mut self.proc, &mut stats);
+        self.table.begin();
+        self.agent.processes(&mut self.table, &mut stats);
+        self.table.end();
         self.choose_root(&stats);
         let view = self.agent.view();
-        let counters = match view.places.is_empty() {
-            true => Counters::default(),
-            false => Counters::read(&mut self.proc, &view.places),
-        };
         let last = self.last.take();
-        let seconds = last.as_ref().map(|l| boot_ns.saturating_sub(l.boot_ns) as f64 / 1e9).filter(|s| *s >= 1e-3);
+        let seconds = last.as_ref().map(|l| boot_ns.saturating_sub(l.boot_ns) as f64 / 1e9);
+        let seconds = seconds.filter(|s| *s >= INTERVAL_MIN_S);
+        let host = self.host.look(slow);
 
+        if slow && view.places.is_empty() {
+            self.beyond.look(&mut self.table.proc, &stats);
+        }
+        let beyond = std::mem::take(&mut self.beyond);
+        let places = if view.places.is_empty() { &beyond.places } else { &view.places };
+        self.earlier.clone_from(&self.counters);
+        let same = self.reader.read(places, slow, &mut self.counters);
+        let source = places.source();
+        self.beyond = beyond;
+        let with_waits = self.counters.stalled_usec.iter().all(Option::is_none);
+
+        let mut sums = Sums { processes: stats.len(), ..Sums::default() };
         let mut processes = Vec::with_capacity(stats.len());
-        let mut seen = HashMap::with_capacity(stats.len());
-        let mut sums = Sums::default();
         for stat in &stats {
-            let now = self.look_at(stat, view.places.v2.is_none());
-            seen.insert(stat.pid, now);
-            let before = last.as_ref().and_then(|l| l.processes.get(&stat.pid));
-            let before = before.filter(|b| b.start_ticks == stat.start_ticks);
+            if with_waits {
+                self.table.look_at_waits(stat.pid);
+            }
             let born_at_ns = stat.start_ticks as f64 / self.ticks_per_second * 1e9;
             let is_new = last.as_ref().is_some_and(|l| born_at_ns >= l.boot_ns as f64);
-            processes.push(self.usage(stat, now, before, seconds, is_new, &mut sums));
+            processes.extend(self.usage(stat, seconds, is_new, host.cpus, &mut sums));
         }
-        processes.sort_by(largest_first);
+        processes.sort_unstable_by(largest_first);
+        if slow {
+            let oldest = stats.iter().map(|s| (s.start_ticks, s.pid)).min().map(|(start, pid)| (pid, start));
+            self.network.look(&self.table.proc, oldest, boot_ns);
+            self.look_closely(&mut processes, boot_ns);
+        }
+        sums.io = self.slow.io.filter(|_| !stats.is_empty());
 
         let sidecar_cpu_ns = nanoseconds(ClockId::ProcessCPUTime);
-        let before = last.as_ref().zip(seconds);
+        let own_cores = last.as_ref().zip(seconds);
+        let own_cores = own_cores.map(|(l, s)| sidecar_cpu_ns.saturating_sub(l.sidecar_cpu_ns) as f64 / 1e9 / s);
+        let sidecar = self.own_usage(own_cores, slow);
+        let before = seconds.filter(|_| same).map(|s| (&self.earlier, s));
+        let moved = rates::devices(&self.counters, before);
+        let mut agent = rates::agent(&self.counters, before, &sums, seconds, moved.as_deref(), host.cpus);
+        (agent.received_bytes_per_s, agent.sent_bytes_per_s) =
+            (self.network.rates.map(|r| r.0), self.network.rates.map(|r| r.1));
+        let stalls = rates::stalls(&self.counters, before);
         let sample = Sample {
             interval_ms: seconds.map_or(0, |s| (s * 1e3).round().min(f64::from(u32::MAX)) as u32),
             root: view.root.clone().filter(|_| !stats.is_empty()),
-            agent: agent_usage(&counters, before.map(|(l, s)| (&l.counters, s)), &sums, stats.len()),
-            oom_kills: before.and_then(|(l, _)| grown(l.counters.oom_kills, counters.oom_kills)),
-            stall_share: stall_share(&counters, before.map(|(l, s)| (&l.counters, s)), &sums),
+            agent,
+            oom_kills: before.and_then(|(b, _)| rates::grown(b.events.oom_kill, self.counters.events.oom_kill)),
+            // Pressure where the agent has a cgroup that counts it, else the process that waited most for a CPU.
+            stall_share: stalls.into_iter().flatten().reduce(f64::max).or(sums.stalled.map(|s| s.clamp(0.0, 1.0))),
             processes,
-            host: self.host.look(),
             gpus: self.gpus.look(),
-            sidecar: self
-                .own_usage(before.map(|(l, s)| sidecar_cpu_ns.saturating_sub(l.sidecar_cpu_ns) as f64 / 1e9 / s)),
+            sidecar,
+            meter: self.meter(source, before, &sums, stalls, moved, host.cpus),
+            host,
         };
-        self.last = Some(Last { boot_ns, counters, processes: seen, sidecar_cpu_ns });
+        let mut members = last.map(|l| l.members).unwrap_or_default();
+        keep_known(&stats, &mut members);
+        self.last = Some(Last { boot_ns, sidecar_cpu_ns, members });
         self.stats = stats;
         sample
     }
@@ -149,12 +233,9 @@ impl Sampler {
         if view.named_cgroup.is_none() && view.beside.is_none() {
             return;
         }
-        let known = self.last.as_ref().map(|l| &l.processes);
-        let continues = |s: &&Stat| {
-            view.root.as_ref().is_some_and(|root| s.is(root))
-                || known.is_some_and(|k| k.get(&s.pid).is_some_and(|seen| seen.start_ticks == s.start_ticks))
-        };
-        if view.root.is_some() && (stats.is_empty() || stats.iter().any(|s| continues(&s))) {
+        let known = self.last.as_ref().map_or(&[][..], |l| &l.members);
+        let continues = |s: &Stat| view.root.as_ref().is_some_and(|root| s.is(root)) || is_known(known, s);
+        if view.root.is_some() && (stats.is_empty() || stats.iter().any(continues)) {
             return;
         }
         let oldest = stats.iter().min_by_key(|s| (s.start_ticks, s.pid));
@@ -170,24 +251,15 @@ impl Sampler {
         }
     }
 
-    fn look_at(&mut self, stat: &Stat, without_pressure: bool) -> Seen {
-        Seen {
-            start_ticks: stat.start_ticks,
-            cpu_ticks: stat.cpu_ticks,
-            io: self.proc.io(stat.pid),
-            waited: if without_pressure { self.proc.run_queue_wait(stat.pid) } else { None },
-        }
-    }
-
     fn usage(
-        &self,
+        &mut self,
         stat: &Stat,
-        now: Seen,
-        before: Option<&Seen>,
         seconds: Option<f64>,
         is_new: bool,
+        cpus: Option<u32>,
         sums: &mut Sums,
-    ) -> v1::ProcessUsage {
+    ) -> Option<v1::ProcessUsage> {
+        let entry = self.table.entry(stat.pid)?;
         let memory_bytes = stat.rss_pages.saturating_mul(self.page_bytes);
         sums.memory_bytes = sums.memory_bytes.saturating_add(memory_bytes);
         sums.threads = sums.threads.saturating_add(stat.threads);
@@ -195,38 +267,115 @@ impl Sampler {
             identity: Some(stat.identity()),
             memory_bytes: Some(memory_bytes),
             threads: Some(stat.threads),
+            read_bytes_per_s: entry.slow.rates.map(|r| r.0),
+            write_bytes_per_s: entry.slow.rates.map(|r| r.1),
+            descriptors: entry.slow.descriptors,
+            command: entry.slow.command.clone(),
             ..v1::ProcessUsage::default()
         };
-        let Some(seconds) = seconds else { return usage };
-        let ticks = before.map(|b| now.cpu_ticks.saturating_sub(b.cpu_ticks));
-        let cores = ticks.map(|t| t as f64 / self.ticks_per_second / seconds);
-        usage.cpu_cores = cores;
-        // What was born since counts for the agent from its first tick on.
-        let newborn = is_new.then(|| now.cpu_ticks as f64 / self.ticks_per_second / seconds);
-        sums.cpu_cores += cores.or(newborn).unwrap_or(0.0);
-        if let Some((io, earlier)) = now.io.zip(before.and_then(|b| b.io)) {
-            let read = io.read.saturating_sub(earlier.read) as f64 / seconds;
-            let written = io.written.saturating_sub(earlier.written) as f64 / seconds;
-            usage.read_bytes_per_s = Some(read);
-            usage.write_bytes_per_s = Some(written);
-            sums.read = Some(sums.read.unwrap_or(0.0) + read);
-            sums.written = Some(sums.written.unwrap_or(0.0) + written);
-        }
-        if let Some(waited) = grown(before.and_then(|b| b.waited), now.waited) {
+        let Some(seconds) = seconds else { return Some(usage) };
+        let cores = |ns: u64| rates::possible(ns as f64 / 1e9 / seconds, cpus);
+        usage.cpu_cores = rates::grown(entry.cpu_before, Some(entry.cpu_ns)).and_then(cores);
+        // What was born since counts for the agent from its first moment on.
+        let newborn = if is_new && entry.cpu_before.is_none() { cores(entry.cpu_ns) } else { None };
+        sums.cpu_cores += usage.cpu_cores.or(newborn).unwrap_or(0.0);
+        if let Some(waited) = rates::grown(entry.waited_before, entry.waited) {
             let share = waited as f64 / 1e9 / seconds;
             sums.stalled = Some(sums.stalled.unwrap_or(0.0).max(share));
         }
-        usage
+        Some(usage)
     }
 
-    fn own_usage(&mut self, cpu_cores: Option<f64>) -> v1::Usage {
-        let own = ProcFs::default().stat(std::process::id() as i32);
+    /// I/O, descriptors and command line of the largest; I/O of all that ran, where no cgroup counts it.
+    fn look_closely(&mut self, processes: &mut [v1::ProcessUsage], boot_ns: u64) {
+        let last_ns = self.slow.at_ns.replace(boot_ns);
+        let seconds = last_ns.map(|at| boot_ns.saturating_sub(at) as f64 / 1e9).filter(|s| *s >= INTERVAL_MIN_S);
+        self.slow.seconds = seconds;
+        let add_up = self.counters.devices.is_none();
+        let mut sum: Option<(f64, f64)> = None;
+        for (n, usage) in processes.iter_mut().enumerate() {
+            let Some(pid) = usage.identity.as_ref().map(|i| i.pid) else { continue };
+            let Self { table, .. } = self;
+            let moved = table.entry(pid).is_some_and(|e| std::mem::take(&mut e.slow.moved) || e.slow.io.is_none());
+            if n < CLOSELY || add_up && moved {
+                let io = table.proc.io(pid);
+                let close = (n < CLOSELY).then(|| {
+                    let command = table.proc.raw_command_line(pid).and_then(command::shown).unwrap_or_default();
+                    (table.proc.descriptors(pid), command)
+                });
+                let Some(entry) = table.entry(pid) else { continue };
+                // What was born since the last look has moved nothing before.
+                let born_at_ns = entry.stat.start_ticks as f64 / self.ticks_per_second * 1e9;
+                let newborn = last_ns.is_some_and(|at| born_at_ns >= at as f64).then(procfs::Io::default);
+                let before = entry.slow.io.or(newborn);
+                entry.slow.rates = seconds.zip(io.zip(before)).and_then(|(seconds, (now, then))| {
+                    let rate = |then, now| Some(rates::grown(Some(then), Some(now))? as f64 / seconds);
+                    rate(then.read, now.read).zip(rate(then.written, now.written))
+                });
+                entry.slow.io = io;
+                if let Some((descriptors, command)) = close {
+                    (entry.slow.descriptors, entry.slow.command) = (descriptors, command);
+                }
+            } else if let Some(entry) = table.entry(pid) {
+                // It rested, so it moved nothing; or a cgroup counts for it, and its own share is not looked at.
+                entry.slow.rates = entry.slow.rates.filter(|_| add_up).map(|_| (0.0, 0.0));
+                if !add_up {
+                    (entry.slow.io, entry.slow.descriptors) = (None, None);
+                }
+            }
+            let Some(entry) = table.entry(pid) else { continue };
+            usage.read_bytes_per_s = entry.slow.rates.map(|r| r.0);
+            usage.write_bytes_per_s = entry.slow.rates.map(|r| r.1);
+            usage.descriptors = entry.slow.descriptors;
+            usage.command.clone_from(&entry.slow.command);
+            if let Some((read, written)) = entry.slow.rates {
+                let (r, w) = sum.unwrap_or_default();
+                sum = Some((r + read, w + written));
+            }
+        }
+        self.slow.io = sum;
+        self.filesystem = self.workspace.as_ref().and_then(|at| filesystem(at));
+    }
+
+    fn own_usage(&mut self, cpu_cores: Option<f64>, slow: bool) -> v1::Usage {
+        if slow {
+            let own = self.own.stat.read(&mut self.own.buffer).and_then(parse_stat);
+            self.own.memory_bytes = own.map(|s| s.rss_pages.saturating_mul(self.page_bytes));
+            self.own.threads = own.map(|s| s.threads);
+        }
         v1::Usage {
             cpu_cores,
-            memory_bytes: own.map(|s| s.rss_pages.saturating_mul(self.page_bytes)),
+            memory_bytes: self.own.memory_bytes,
             processes: Some(1),
-            threads: own.map(|s| s.threads),
+            threads: self.own.threads,
             ..v1::Usage::default()
+        }
+    }
+
+    fn meter(
+        &self,
+        source: &str,
+        before: Before<'_>,
+        sums: &Sums,
+        [cpu_stalled, memory_stalled, io_stalled]: [Option<f64>; 3],
+        devices: Option<Vec<v1::DeviceUsage>>,
+        cpus: Option<u32>,
+    ) -> v1::Meter {
+        let events = self.counters.events;
+        v1::Meter {
+            source: source.into(),
+            short_lived_cores: rates::short_lived(&self.counters, before, sums, cpus),
+            cpu_stalled,
+            memory_stalled,
+            io_stalled,
+            memory_oom: events.oom,
+            memory_oom_kill: events.oom_kill,
+            memory_high: events.high,
+            memory_max: events.max,
+            devices: devices.unwrap_or_default(),
+            workspace: self.filesystem,
+            slow_interval_ms: self.slow.seconds.map_or(0, |s| (s * 1e3).round().min(f64::from(u32::MAX)) as u32),
+            ..v1::Meter::default()
         }
     }
 }
@@ -237,46 +386,16 @@ fn largest_first(a: &v1::ProcessUsage, b: &v1::ProcessUsage) -> std::cmp::Orderi
     cpu(b).total_cmp(&cpu(a)).then(b.memory_bytes.cmp(&a.memory_bytes)).then(pid(a).cmp(&pid(b)))
 }
 
-/// A counter that went back belongs to something new: not measured.
-fn grown(before: Option<u64>, now: Option<u64>) -> Option<u64> {
-    now?.checked_sub(before?)
-}
-
-fn agent_usage(counters: &Counters, before: Option<(&Counters, f64)>, sums: &Sums, processes: usize) -> v1::Usage {
-    let rate = |now: Option<u64>, field: fn(&Counters) -> Option<u64>| {
-        before.and_then(|(b, seconds)| Some(grown(field(b), now)? as f64 / 1e6 / seconds))
-    };
-    let by_cgroup = rate(counters.cpu_usec, |c| c.cpu_usec);
-    // Without a counter in the cgroup its processes are added up; an agent that is not there uses nothing.
-    let by_processes = before.filter(|_| counters.cpu_usec.is_none() && processes > 0).map(|_| sums.cpu_cores);
-    let summed = (processes > 0).then_some(sums.memory_bytes);
-    v1::Usage {
-        cpu_cores: by_cgroup.or(by_processes),
-        memory_bytes: counters.memory_bytes.or(summed),
-        processes: u32::try_from(processes).ok(),
-        threads: counters.tasks.and_then(|n| u32::try_from(n).ok()).or(Some(sums.threads)),
-        read_bytes_per_s: sums.read,
-        write_bytes_per_s: sums.written,
-        throttled_share: throttled_share(counters, before),
-    }
-}
-
-/// The kernel adds the time up over CPUs: the share of periods that hit the limit bounds it.
-fn throttled_share(counters: &Counters, before: Option<(&Counters, f64)>) -> Option<f64> {
-    let (b, seconds) = before?;
-    let by_time = grown(b.throttled_usec, counters.throttled_usec)? as f64 / 1e6 / seconds;
-    let periods = grown(b.periods, counters.periods).filter(|n| *n > 0);
-    let hit = grown(b.throttled_periods, counters.throttled_periods);
-    let by_periods = periods.zip(hit).map_or(1.0, |(all, hit)| hit as f64 / all as f64);
-    Some(by_time.min(by_periods).clamp(0.0, 1.0))
-}
-
-/// Pressure where the agent has a cgroup that counts it, else the run-queue wait of the process that waited most.
-fn stall_share(counters: &Counters, before: Option<(&Counters, f64)>, sums: &Sums) -> Option<f64> {
-    let (b, seconds) = before?;
-    let pressures = b.stalled_usec.iter().zip(&counters.stalled_usec).filter_map(|(b, now)| grown(*b, *now));
-    let most = pressures.max().map(|usec| usec as f64 / 1e6 / seconds);
-    most.or(sums.stalled).map(|s| s.clamp(0.0, 1.0))
+fn filesystem(at: &std::path::Path) -> Option<v1::Filesystem> {
+    let found = rustix::fs::statvfs(at).ok()?;
+    // Some file systems have no inodes to run out of.
+    let inodes = (found.f_files > 0).then_some(());
+    Some(v1::Filesystem {
+        free_bytes: found.f_bavail.checked_mul(found.f_frsize),
+        total_bytes: found.f_blocks.checked_mul(found.f_frsize),
+        free_inodes: inodes.map(|()| found.f_favail),
+        total_inodes: inodes.map(|()| found.f_files),
+    })
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

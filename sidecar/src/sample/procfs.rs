@@ -1,15 +1,21 @@
 //! Reads `/proc` with kept buffers. What cannot be read is absent: processes end while they are looked at.
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use pitwall_proto::v1;
 use rustix::fs::{Mode, OFlags, RawDir};
 
+use super::kept::{open, read_whole};
+use super::parse::number;
+
 /// More processes than this are not looked at.
 pub const PIDS_MAX: usize = 32_768;
-/// Files below `/proc` and the cgroup tree are read up to here.
-const FILE_MAX: usize = 1 << 20;
+/// Descriptors of one process are counted up to here.
+const DESCRIPTORS_MAX: u32 = 65_536;
+/// Bytes of a directory that are read at once.
+const ENTRIES: usize = 16 * 1024;
 /// Kernel threads have the longest names.
 const NAME_MAX: usize = 32;
 
@@ -101,7 +107,7 @@ impl ProcFs {
         into.clear();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(directory) = rustix::fs::open(&self.root, flags, Mode::empty()) else { return };
-        self.entries.resize(16 * 1024, MaybeUninit::uninit());
+        self.entries.resize(ENTRIES, MaybeUninit::uninit());
         let mut entries = RawDir::new(&directory, &mut self.entries);
         while let Some(Ok(entry)) = entries.next() {
             if let Some(pid) = number(entry.file_name().to_bytes())
@@ -128,15 +134,59 @@ impl ProcFs {
         number(text.split(|b| *b == b' ').nth(1)?)
     }
 
-    fn of_process(&mut self, pid: i32, file: &str) -> Option<&[u8]> {
+    /// How many descriptors it has open. Newer kernels give that as the directory's size.
+    pub fn descriptors(&mut self, pid: i32) -> Option<u32> {
+        self.set_path(pid, "fd")?;
+        let size = rustix::fs::stat(&self.path).ok()?.st_size;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Also where the size is known: who may not look does not learn it.
+        let directory = rustix::fs::open(&self.path, flags, Mode::empty()).ok()?;
+        if size > 0 {
+            return u32::try_from(size).ok();
+        }
+        self.entries.resize(ENTRIES, MaybeUninit::uninit());
+        let mut entries = RawDir::new(&directory, &mut self.entries);
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            count += u32::from(number(entry.ok()?.file_name().to_bytes()).is_some());
+            if count >= DESCRIPTORS_MAX {
+                break;
+            }
+        }
+        Some(count)
+    }
+
+    /// Its arguments as the kernel keeps them, each ended by a zero byte.
+    pub fn raw_command_line(&mut self, pid: i32) -> Option<&[u8]> {
+        self.of_process(pid, "cmdline").filter(|text| !text.is_empty())
+    }
+
+    /// Any small file of a process.
+    pub fn of_process(&mut self, pid: i32, file: &str) -> Option<&[u8]> {
+        self.set_path(pid, file)?;
+        read_into(&self.path, &mut self.buffer).ok()?;
+        Some(&self.buffer)
+    }
+
+    fn set_path(&mut self, pid: i32, file: &str) -> Option<()> {
         use std::fmt::Write as _;
         let mut path = std::mem::take(&mut self.path).into_os_string();
         path.clear();
         path.push(&self.root);
-        write!(path, "/{pid}/{file}").ok()?;
+        let written = write!(path, "/{pid}/{file}");
         self.path = path.into();
-        read_into(&self.path, &mut self.buffer).ok()?;
-        Some(&self.buffer)
+        written.ok()
+    }
+
+    /// Its `stat`, to be read again and again.
+    pub fn open_stat(&mut self, pid: i32) -> Option<OwnedFd> {
+        self.set_path(pid, "stat")?;
+        open(&self.path).ok()
+    }
+
+    /// `/proc` itself, and no table of a test.
+    pub fn is_real(&self) -> bool {
+        self.root == Path::new("/proc")
     }
 
     /// Its words; absent for kernel threads and for what has ended.
@@ -161,9 +211,9 @@ impl ProcFs {
     }
 
     /// A small file anywhere, into the kept buffer.
-    pub fn read(&mut self, path: &Path) -> Option<&str> {
+    pub fn read(&mut self, path: &Path) -> Option<&[u8]> {
         read_into(path, &mut self.buffer).ok()?;
-        std::str::from_utf8(&self.buffer).ok()
+        Some(&self.buffer)
     }
 }
 
@@ -182,41 +232,12 @@ pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-/// Fails with `FileTooLarge` rather than give half a file.
 fn read_into(path: &Path, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    buffer.clear();
-    loop {
-        let at = buffer.len();
-        if at >= FILE_MAX {
-            buffer.clear();
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        buffer.resize(at + 4096, 0);
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut buffer[at..]));
-        buffer.truncate(at + read.unwrap_or(0));
-        // These files may give less than was asked for before their end: only 0 is the end.
-        if read? == 0 {
-            return Ok(());
-        }
-    }
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    let text = text.trim_ascii();
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0_u64, |n, b| {
-        if !b.is_ascii_digit() {
-            return None;
-        }
-        n.checked_mul(10)?.checked_add(u64::from(b - b'0'))
-    })
+    read_whole(open(path)?, buffer)
 }
 
 /// The name may hold spaces and parentheses: it ends at the last one.
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     let open = text.iter().position(|b| *b == b'(')?;
     let close = text.iter().rposition(|b| *b == b')')?;
     let pid = number(&text[..open])?;
@@ -249,7 +270,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-fn parse_io(text: &[u8]) -> Option<Io> {
+pub fn parse_io(text: &[u8]) -> Option<Io> {
     let mut io = Io::default();
     let mut found = 0;
     for line in text.split(|b| *b == b'\n') {

@@ -176,6 +176,11 @@ fn waiting_is_the_run_queues_where_no_pressure_is_counted() {
     assert_eq!(sampler.sample_at(11 * SECOND).stall_share, Some(0.7));
 }
 
+/// One slow look, the cheap ones after it, and the next slow one a second apart each.
+fn to_the_next_slow_look(sampler: &mut Sampler, from: u64) -> Sample {
+    (1..=SLOW_EVERY).map(|n| sampler.sample_at((from + n) * SECOND)).last().unwrap()
+}
+
 #[test]
 fn io_rates_are_absent_where_they_may_not_be_read_and_never_0() {
     let fake = Fake::new();
@@ -183,12 +188,124 @@ fn io_rates_are_absent_where_they_may_not_be_read_and_never_0() {
     fake.process(11, 10, 501, 0, 1);
     fake.file("proc/10/io", "rchar: 9\nread_bytes: 4096\nwrite_bytes: 0\n");
     let mut sampler = fake.sampler(root(10, 500));
-    sampler.sample_at(10 * SECOND);
-    fake.file("proc/10/io", "rchar: 9\nread_bytes: 8192\nwrite_bytes: 100\n");
-    let sample = sampler.sample_at(12 * SECOND);
-    assert_eq!((sample.agent.read_bytes_per_s, sample.agent.write_bytes_per_s), (Some(2048.0), Some(50.0)));
+    let first = sampler.sample_at(10 * SECOND);
+    assert_eq!((first.agent.read_bytes_per_s, first.meter.slow_interval_ms), (None, 0));
+    fake.file("proc/10/io", "rchar: 9\nread_bytes: 14336\nwrite_bytes: 100\n");
+    fake.process(10, 1, 500, 3, 1);
+    let sample = to_the_next_slow_look(&mut sampler, 10);
+    assert_eq!((sample.agent.read_bytes_per_s, sample.agent.write_bytes_per_s), (Some(2048.0), Some(20.0)));
+    assert_eq!((sample.interval_ms, sample.meter.slow_interval_ms), (1_000, 5_000));
     let other = sample.processes.iter().find(|p| p.identity.as_ref().unwrap().pid == 11).unwrap();
     assert_eq!(other.read_bytes_per_s, None);
+    // Until the next one it stands, with what it covers; then it rests.
+    assert_eq!(sampler.sample_at(16 * SECOND).agent.read_bytes_per_s, Some(2048.0));
+    assert_eq!(to_the_next_slow_look(&mut sampler, 15).agent.read_bytes_per_s, Some(0.0));
+}
+
+#[test]
+fn the_largest_are_looked_at_closely_and_their_secrets_are_not_told() {
+    let fake = Fake::new();
+    fake.process(10, 1, 500, 0, 1);
+    fake.file("proc/10/cmdline", "node\0server.js\0--token\0hunter2\0");
+    for fd in 0..3 {
+        fake.file(&format!("proc/10/fd/{fd}"), "");
+    }
+    let sample = fake.sampler(root(10, 500)).sample_at(10 * SECOND);
+    assert_eq!(sample.processes[0].command, "node server.js --token ***");
+    assert!(sample.processes[0].descriptors.is_some());
+    // A kernel that gives no size, or a process that may not be looked at.
+    fake.process(11, 1, 500, 0, 1);
+    assert_eq!(fake.sampler(root(11, 500)).sample_at(SECOND).processes[0].descriptors, None);
+}
+
+#[test]
+fn what_came_and_went_is_told_by_a_cgroup_and_is_not_attributed_without_one() {
+    let fake = Fake::new();
+    fake.process(10, 1, 500, 0, 1);
+    cgroup(&fake, 1_000_000, 0, 0);
+    let mut sampler = fake.sampler(named(&fake.tree.path().join("cg")));
+    assert_eq!(sampler.sample_at(10 * SECOND).meter.short_lived_cores, None);
+    cgroup(&fake, 2_000_000, 0, 0);
+    fake.process(10, 1, 500, 25, 1);
+    let sample = sampler.sample_at(11 * SECOND);
+    assert_eq!((sample.agent.cpu_cores, sample.meter.short_lived_cores), (Some(1.0), Some(0.75)));
+    assert_eq!(sample.meter.source, "cgroup v2");
+    let mut alone = fake.sampler(root(10, 500));
+    alone.sample_at(10 * SECOND);
+    let sample = alone.sample_at(11 * SECOND);
+    assert_eq!((sample.meter.short_lived_cores, sample.meter.source.as_str()), (None, "processes"));
+}
+
+#[test]
+fn another_cgroup_of_the_name_has_no_rate_however_much_it_has_used() {
+    let fake = Fake::new();
+    fake.process(10, 1, 500, 0, 1);
+    cgroup(&fake, 1_000_000, 0, 0);
+    let directory = fake.tree.path().join("cg");
+    let mut sampler = fake.sampler(named(&directory));
+    sampler.sample_at(10 * SECOND);
+    fs::rename(&directory, fake.tree.path().join("old")).unwrap();
+    cgroup(&fake, 1_900_000, 900_000, 7);
+    let sample = sampler.sample_at(11 * SECOND);
+    assert_eq!((sample.agent.cpu_cores, sample.stall_share, sample.oom_kills), (None, None, None));
+    assert_eq!(sample.meter.memory_oom_kill, Some(7));
+}
+
+#[test]
+fn no_gap_in_time_and_no_step_of_a_clock_makes_a_spike() {
+    let fake = Fake::new();
+    fake.process(10, 1, 500, 0, 1);
+    let mut sampler = fake.sampler(root(10, 500));
+    sampler.sample_at(100 * SECOND);
+    // At, how much CPU in all (ticks), and what may be said.
+    for (what, at_ms, ticks, meant) in [
+        ("a second", 101_000, 50, Some(0.5)),
+        ("three missed ones", 105_000, 250, Some(0.5)),
+        ("an hour asleep", 3_705_000, 270, Some(0.2 / 3_600.0)),
+        ("at once again", 3_705_001, 280, None),
+        ("the clock stands", 3_705_001, 281, None),
+        ("the clock went back", 3_704_000, 290, None),
+        ("as ever", 3_705_000, 340, Some(0.5)),
+        ("more than the machine has", 3_706_000, 99_999, None),
+        ("it rests", 3_707_000, 99_999, Some(0.0)),
+    ] {
+        fake.process(10, 1, 500, ticks, 1);
+        let sample = sampler.sample_at(at_ms * 1_000_000);
+        let process = sample.processes[0].cpu_cores;
+        let near = |found: Option<f64>| match (found, meant) {
+            (Some(found), Some(meant)) => (found - meant).abs() < 1e-9,
+            (found, meant) => found == meant,
+        };
+        assert!(near(process), "{what}: {process:?}");
+        // A sum without the one that is not known is not known to be complete, yet never more than was seen.
+        assert!(sample.agent.cpu_cores.unwrap_or(0.0) <= meant.unwrap_or(0.0) + 1e-9, "{what}: {sample:?}");
+    }
+}
+
+#[test]
+fn a_busy_process_is_measured_by_its_clock() {
+    let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+    let identity = procfs::identity_of(child.id() as i32).unwrap();
+    let view = AgentView { root: Some(identity), ..AgentView::default() };
+    let mut sampler = Sampler::new(AgentHandle::new(view));
+    assert!(sampler.table.has_clocks());
+    sampler.sample();
+    let mut seen = 0.0;
+    for _ in 0..200 {
+        let since = std::time::Instant::now();
+        while since.elapsed().as_secs_f64() < 2.0 * INTERVAL_MIN_S {
+            std::thread::yield_now();
+        }
+        seen = sampler.sample().processes[0].cpu_cores.unwrap_or(0.0);
+        if seen > 0.0 {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(seen > 0.0 && seen < 1.3, "{seen}");
+    let gone = sampler.sample();
+    assert_eq!((gone.root, gone.agent.processes), (None, Some(0)));
 }
 
 #[test]

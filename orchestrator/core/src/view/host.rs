@@ -26,6 +26,7 @@ impl Project {
                 gpus: r.gpus.clone(),
                 sidecar: r.sidecar,
                 named: r.named.clone(),
+                meter: r.meter.clone(),
             };
             (name.clone(), readout)
         });

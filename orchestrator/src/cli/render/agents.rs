@@ -5,7 +5,7 @@ use pitwall_proto::{
     v1::{self, DeliverableStatus, NeedState, Outcome},
 };
 
-use super::{Paint, Style, situation, text};
+use super::{Paint, Style, situation, text, usage};
 
 /// `pitwall agents`.
 pub fn all(agents: &[v1::Agent], now: i64, style: Style) -> String {
@@ -104,26 +104,9 @@ fn sidecar(agent: &v1::Agent) -> String {
     format!("sidecar {word}{root}{life}{cannot}")
 }
 
-/// Its use, and what of it uses most.
+/// Its use as a whole, what of it uses most, and the sidecar's own.
 fn usage(agent: &v1::Agent) -> Vec<String> {
-    let Some(readout) = situation::readout(agent) else { return Vec::new() };
-    let mut lines = Vec::new();
-    if let Some(usage) = &readout.agent {
-        let mut parts = Vec::new();
-        parts.extend(usage.cpu_cores.map(|c| format!("cpu {}", text::cores(c))));
-        parts.extend(usage.memory_bytes.map(|b| format!("memory {}", text::bytes(b))));
-        parts.extend(usage.processes.map(|n| text::count(n as usize, "process").replace("processs", "processes")));
-        parts.extend(usage.threads.map(|n| text::count(n as usize, "thread")));
-        parts.extend(usage.throttled_share.filter(|s| *s > 0.0).map(|s| format!("throttled {}", text::percent(s))));
-        lines.push(format!("uses {} ({} ago)", parts.join(", "), text::duration(readout.age_ms.into())));
-    }
-    for process in readout.top.iter().take(3) {
-        let Some(identity) = &process.identity else { continue };
-        let cpu = process.cpu_cores.map(|c| format!(" {}", text::cores(c))).unwrap_or_default();
-        let memory = process.memory_bytes.map(|b| format!(" {}", text::bytes(b))).unwrap_or_default();
-        lines.push(format!("  {}{cpu}{memory}", text::process(identity)));
-    }
-    lines
+    situation::readout(agent).map(usage::lines).unwrap_or_default()
 }
 
 fn deliverable(d: &v1::Deliverable, now: i64) -> String {

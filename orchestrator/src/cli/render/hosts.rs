@@ -7,7 +7,7 @@ use super::{
     text,
 };
 
-const TOP: [Column; 7] = [
+const TOP: [Column; 8] = [
     Column::left("", 1),
     Column::left("PROCESS", 0),
     Column::right("PID", 0),
@@ -15,6 +15,7 @@ const TOP: [Column; 7] = [
     Column::right("CPU", 4),
     Column::right("MEM", 4),
     Column::right("THREADS", 0),
+    Column::left("COMMAND", 0),
 ];
 
 /// `pitwall hosts`.
@@ -66,6 +67,7 @@ fn consumer(consumer: &v1::HostConsumer) -> Vec<Cell> {
         or_dash(process.and_then(|p| p.cpu_cores).map(text::cores)),
         or_dash(process.and_then(|p| p.memory_bytes).map(text::bytes)),
         or_dash(process.and_then(|p| p.threads).map(|t| t.to_string())),
+        or_dash(process.map(|p| text::clean(&p.command)).filter(|c| !c.is_empty())),
     ]
 }
 

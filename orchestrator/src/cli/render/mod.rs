@@ -11,6 +11,7 @@ pub mod identities;
 pub mod situation;
 pub mod table;
 pub mod text;
+pub mod usage;
 
 pub use situation::situation;
 

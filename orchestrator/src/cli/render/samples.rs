@@ -240,6 +240,7 @@ pub fn host() -> v1::Host {
             cpu_cores: cpu,
             memory_bytes: mib.map(|m| m << 20),
             threads: Some(12),
+            command: mib.map(|_| format!("{name} start --token ***")).unwrap_or_default(),
             ..Default::default()
         }),
     };

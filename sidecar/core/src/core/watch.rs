@@ -201,7 +201,13 @@ impl Core {
         }
         self.measured(sample);
         self.look_for_killed(sample);
-        self.send(connect_request::Body::Readings(v1::Readings { named, ..readings::of(sample) }));
+        let (every, now) = (self.heartbeat_every(), self.now.boot_ms);
+        if self.link.is_welcomed()
+            && let Some(session) = self.link.stream().map(|s| s.session)
+            && self.readings.is_due(session, now, sample, every)
+        {
+            self.send(connect_request::Body::Readings(v1::Readings { named, ..readings::of(sample) }));
+        }
     }
 
     pub(super) fn presence_changed(&mut self, change: Option<presence::Change>) {
