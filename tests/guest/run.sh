@@ -44,12 +44,12 @@ lists() {
   apt-get "${apt_options[@]}" update >&2 || cannot "the package lists cannot be fetched"
   touch "$cache/apt/fetched"
 }
-# unpack FOLDER PACKAGE…: whole or not at all.
+# unpack FOLDER SUITE PACKAGE…: whole or not at all; of that suite where it has the package.
 unpack() {
-  local into=$1 fresh
-  shift
+  local into=$1 from=$2 fresh
+  shift 2
   fresh=$(mktemp -d "$cache/fresh.XXXXXX")
-  (cd "$fresh" && apt-get "${apt_options[@]}" download "$@" >&2 && for package in *.deb; do dpkg-deb -x "$package" . || exit 1; done &&
+  (cd "$fresh" && apt-get "${apt_options[@]}" -t "$from" download "$@" >&2 && for package in *.deb; do dpkg-deb -x "$package" . || exit 1; done &&
     rm ./*.deb) || { rm -rf "$fresh"; cannot "$* cannot be fetched"; }
   mv "$fresh" "$into"
 }
@@ -57,20 +57,20 @@ fetch() {
   local image names
   if [ ! -e "$cache/busybox" ]; then
     lists
-    unpack "$cache/busybox" busybox-static
+    unpack "$cache/busybox" bookworm busybox-static
   fi
   if [ ! -e "$cache/qemu" ]; then
     lists
     # With what it needs and this machine does not have.
     names=$(apt-get "${apt_options[@]}" -t bookworm-backports --no-install-recommends --simulate install qemu-system-x86 |
       sed -n 's/^Inst \([^ ]*\) .*/\1/p') || cannot "QEMU cannot be had"
-    unpack "$cache/qemu" $(printf '%s/bookworm-backports ' $names)
+    unpack "$cache/qemu" bookworm-backports $names
   fi
   if [ ! -e "$cache/linux-$kernel" ]; then
     lists
     image=$(apt-cache "${apt_options[@]}" -o "APT::Default-Release=$suite" depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
     [ -n "$image" ] || cannot "no kernel of $suite"
-    unpack "$cache/linux-$kernel" "$image"
+    unpack "$cache/linux-$kernel" "$suite" "$image"
   fi
 }
 

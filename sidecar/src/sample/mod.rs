@@ -133,7 +133,7 @@ impl Sampler {
             stall_share: stall_share(&counters, before.map(|(l, s)| (&l.counters, s)), &sums),
             processes,
             host: self.host.look(),
-            gpus: self.gpus.look(),
+            gpus: self.gpus.look(|| stats.iter().map(Stat::identity).collect()),
             sidecar: self
                 .own_usage(before.map(|(l, s)| sidecar_cpu_ns.saturating_sub(l.sidecar_cpu_ns) as f64 / 1e9 / s)),
         };
