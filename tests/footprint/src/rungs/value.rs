@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::{
-    process::Pid,
+    process::{Pid, Signal},
     thread::{CpuSet, sched_setaffinity},
 };
 
@@ -128,7 +128,7 @@ impl Kind {
         }
     }
 
-    /// Somebody else writes another value. `Err`: nothing is written there by anybody.
+    /// Somebody else writes another value.
     pub fn write_foreign(self, pid: i32) -> Result<()> {
         let Some((controller, files)) = self.files() else {
             let process = Pid::from_raw(pid).context("no pid")?;
@@ -141,7 +141,8 @@ impl Kind {
                     sched_setaffinity(Some(process), &set)?;
                 }
                 Self::Nice => rustix::process::setpriority_process(Some(process), FOREIGN_NICE)?,
-                _ => bail!("a duty cycle writes no value that another writer could change"),
+                // Nothing is written there; another one can only let it run.
+                _ => rustix::process::kill_process(process, Signal::CONT)?,
             }
             return Ok(());
         };

@@ -1,5 +1,5 @@
 //! The six ways in which a limit is undone, each on one agent after the other way is over.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use pitwall_proto::v1::{self, CommandState, command_spec::Kind as Command};
@@ -20,6 +20,8 @@ const LONG: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_secs(3);
 /// Between the return of an orchestrator and the look whether it set anything anew.
 const RETURNS: Duration = Duration::from_secs(2);
+/// For the value, before the command is looked at again.
+const LOOKS_FOR: Duration = Duration::from_secs(1);
 const RESTARTS_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +117,6 @@ impl<'a> Play<'a> {
         cell.good = Some(false);
         match self.try_way(way, &mut cell).await {
             Ok(()) => cell.good = Some(true),
-            // The only value that nobody can write.
-            Err(why) if self.kind == Kind::DutyCycle && way == Way::ForeignWriter => {
-                cell.good = None;
-                cell.why = format!("{why:#}");
-            }
             Err(why) => cell.why = format!("{why:#}"),
         }
         // Whatever went wrong: the next way begins without a limit.
@@ -152,7 +149,11 @@ impl<'a> Play<'a> {
             Way::End => (pid, before, SHORT + UNDONE_WITHIN),
             Way::ForeignWriter => {
                 self.kind.write_foreign(pid)?;
-                let theirs = tokio::task::block_in_place(|| self.kind.read(pid))?;
+                let theirs = match self.kind {
+                    // It goes on, as there is no value to find changed; and leaves nothing stopped at its end.
+                    Kind::DutyCycle => before,
+                    _ => tokio::task::block_in_place(|| self.kind.read(pid))?,
+                };
                 self.unthrottle().await?;
                 // Nothing is to happen: looked at once more after a while.
                 tokio::time::sleep(RETURNS).await;
@@ -220,8 +221,9 @@ impl<'a> Play<'a> {
     async fn set(&self, pid: i32, id: &str) -> Result<String> {
         let asked = |value: &str| self.kind.says(value, self.rung.amount);
         let mut seen = String::new();
-        for _ in 0..wait::SLACK {
-            let (value, good) = value::until(self.kind, pid, SET_WITHIN, asked).await?;
+        let begin = Instant::now();
+        while begin.elapsed() < SET_WITHIN * wait::SLACK {
+            let (value, good) = value::until(self.kind, pid, LOOKS_FOR, asked).await?;
             if good {
                 return Ok(value);
             }
