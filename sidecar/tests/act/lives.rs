@@ -9,7 +9,7 @@ use pitwall_sidecar::sample::procfs::identity_of;
 use pitwall_sidecar_core::io::{Effect, EffectOutcome};
 use tokio::sync::mpsc;
 
-use crate::bench::{Bench, SIDECAR, Swept, clean_up, launched, living, ok, skip, whole_cpu, why};
+use crate::bench::{Bench, SIDECAR, Swept, clean_up, launched, living, ok, skip, until, whole_cpu, why};
 
 #[tokio::test]
 async fn the_end_of_a_launched_agent_is_told_once_with_its_code() {
@@ -101,7 +101,8 @@ fn a_sidecar_that_dies_before_it_recorded_the_agent_starts_none() {
 #[tokio::test]
 async fn a_process_of_somebody_else_is_measured_and_never_started_or_stopped() {
     let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
-    let root = identity_of(other.id() as i32).unwrap();
+    // Its name changes a moment after its start is told.
+    let root = until("it is named", || identity_of(other.id() as i32).filter(|me| me.name == "sleep")).await;
     let bench = Bench::new(&[]);
     let (told, _exits) = mpsc::channel(8);
     let actor = Actor::new(bench.config(AgentTarget::Pid(root.pid)), told).unwrap();

@@ -134,7 +134,7 @@ async fn one(stage: &Stage, load: &Load, over: Duration) -> Result<Line> {
             (rest.iter().map(|r| r.cores * r.interval).sum::<f64>() / covered, own)
         }
         Of::Bytes => {
-            let own = meter::memory(root).context("its memory cannot be read")?.0;
+            let own = meter::written_memory(root).context("its memory cannot be read")?;
             (rest.last().map_or(0.0, |r| r.bytes), own as f64)
         }
     };

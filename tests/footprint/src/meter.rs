@@ -44,6 +44,14 @@ pub fn memory(pid: u32) -> Option<(u64, u64)> {
     Some((field("Rss:")?, field("Pss:")?))
 }
 
+/// Bytes that are in memory because this process wrote them: what its cgroup is charged, and not the pages of programs
+/// and libraries, which whoever read them first has. `None`: not to be read.
+pub fn written_memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1_024)
+}
+
 /// A process and all that descend from it.
 pub fn family(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
@@ -90,6 +98,7 @@ mod tests {
         let me = std::process::id();
         let (rss, pss) = memory(me).expect("it lives");
         assert!(0 < pss && pss <= rss, "{pss} of {rss}");
+        assert!(written_memory(me).is_some_and(|bytes| 0 < bytes && bytes < rss));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep is there");
         assert!(family(me).contains(&child.id()) && processes() >= 2);
         child.kill().and_then(|()| child.wait()).expect("it is our child");
