@@ -94,18 +94,21 @@ struct Measured {
     peers: Vec<(&'static str, usize, Used)>,
     missing: Vec<String>,
     message_bytes: usize,
-    on_machine: usize,
+    seen_by_peers: usize,
 }
 
 async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Measured> {
     let stage = Stage::new(&[AGENT], "defaults: { sample_every: 1s }").await?;
     let part = ["crowd", &processes.to_string(), &(processes / ACTIVE_OF).to_string()];
-    let sidecar = stage.sidecar(AGENT, &crowd::command(&part));
+    let (command, apart) = peers::wrap(crowd::command(&part));
+    let sidecar = stage.sidecar(AGENT, &command);
     let agent = stage.measured(AGENT, processes).await;
     let root = agent.root.as_ref().and_then(|root| u32::try_from(root.pid).ok()).context("the agent has a root")?;
     let message_bytes = size(&agent);
     let limit = start_limit(binaries, &stage, root, message_bytes).await.map_err(|why| format!("{why:#}"));
-    let (mut peers, missing) = peers::start(stage.dir.path());
+    // The crowd's own root: where it is in a namespace, that is the first of it.
+    let inside = apart.then(|| meter::family(root).get(1).copied()).flatten();
+    let (mut peers, missing) = peers::start(peers::Place { dir: stage.dir.path(), inside });
     stage::until(Instant::now() + SETTLES).await;
 
     let pids = (sidecar.pid(), limit.as_ref().ok().map(|limit| limit.0.id()));
@@ -116,7 +119,7 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
         peers: peers.iter().map(|peer| (peer.name, 0, Used { begin: peer.cpu_ns(), ..Used::default() })).collect(),
         missing,
         message_bytes,
-        on_machine: meter::processes(),
+        seen_by_peers: if inside.is_some() { processes as usize + peers.len() } else { meter::processes() },
     };
     let begin = Instant::now();
     for n in 1.. {
@@ -220,7 +223,7 @@ impl Measured {
         more.insert("peers".into(), Value::Object(table));
         more.insert("peers_missing".into(), json!(self.missing));
         more.insert("message_bytes".into(), json!(self.message_bytes));
-        more.insert("processes_on_machine".into(), json!(self.on_machine));
+        more.insert("processes_seen_by_peers".into(), json!(self.seen_by_peers));
         let limit = self.limit.as_ref().ok().and_then(|used| used.per_sample(self.samples));
         Row {
             row: "P1",

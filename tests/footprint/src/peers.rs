@@ -1,5 +1,6 @@
 //! What else measures processes once a second: those that are installed run beside the sidecar, at the same cadence, and
-//! are measured in the same way. They look at every process of the machine, the sidecar at its agent's: that is told too.
+//! are measured in the same way. They look at every process that they see, so they see the agent's alone: where that can
+//! be had the agent is in a pid namespace of its own (`wrap`), and they are started in there.
 //!
 //! `install` unpacks Debian's packages and a virtual environment into a cache of its own; nothing is installed.
 use std::{
@@ -12,6 +13,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::meter;
 
@@ -71,40 +74,76 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The agent's command with a pid namespace and a `/proc` of its own around it, where this machine lets us.
+pub fn wrap(command: Vec<String>) -> (Vec<String>, bool) {
+    const AROUND: [&str; 4] = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let can = Command::new(AROUND[0]).args(&AROUND[1..]).arg("true").stderr(Stdio::null()).status();
+    if !can.is_ok_and(|status| status.success()) {
+        return (command, false);
+    }
+    let mut words = command.into_iter();
+    // The first says that a command follows.
+    let wrapped = words.next().into_iter().chain(AROUND.map(str::to_owned)).chain(words);
+    (wrapped.collect(), true)
+}
+
+/// Where peers are started.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// For their files.
+    pub dir: &'a Path,
+    /// The process whose namespaces they share; `None`: this one's.
+    pub inside: Option<u32>,
+}
+
 /// One that runs. Ends with its guard.
 pub struct Peer {
     pub name: &'static str,
     child: Child,
+    /// Its own, where what we started is the way into a namespace.
+    pid: u32,
     scraped_at: Option<SocketAddr>,
     pub scrapes: u32,
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
+        // In another namespace it does not end with what we started.
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Peer {
-    fn start(name: &'static str, command: &mut Command, scraped_at: Option<SocketAddr>) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
-        let mut peer = Self { name, child, scraped_at, scrapes: 0 };
+    fn start(name: &'static str, command: &Command, scraped_at: Option<SocketAddr>, inside: Option<u32>) -> Result<Self> {
+        let mut started = Command::new(inside.map_or(command.get_program(), |_| "nsenter".as_ref()));
+        if let Some(pid) = inside {
+            started.args(["--target", &pid.to_string(), "--pid", "--mount", "--"]).arg(command.get_program());
+        }
+        started.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        started.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = started.spawn().with_context(|| format!("{name} cannot be started"))?;
+        let mut peer = Self { name, pid: child.id(), child, scraped_at, scrapes: 0 };
         // Whatever is wrong with it shows at once.
         std::thread::sleep(Duration::from_millis(500));
         if let Some(status) = peer.child.try_wait()? {
             bail!("{name} ended at once: {status}");
         }
+        if inside.is_some() {
+            peer.pid = *meter::family(peer.pid).get(1).with_context(|| format!("{name} is in no namespace"))?;
+        }
         Ok(peer)
     }
 
     pub fn cpu_ns(&self) -> Option<u64> {
-        meter::cpu_ns(self.child.id())
+        meter::cpu_ns(self.pid)
     }
 
     pub fn memory(&self) -> Option<(u64, u64)> {
-        meter::memory(self.child.id())
+        meter::memory(self.pid)
     }
 
     /// Asks an exporter, as Prometheus would; the others need no asking.
@@ -123,13 +162,13 @@ impl Peer {
 }
 
 /// All that are installed; what is missing and why is the second.
-pub fn start(dir: &Path) -> (Vec<Peer>, Vec<String>) {
+pub fn start(place: Place<'_>) -> (Vec<Peer>, Vec<String>) {
     let debian = cache().join("debian");
     let started = [
-        collectd(&debian, dir),
-        exporter("node_exporter", &debian, "prometheus-node-exporter", &["--web.listen-address"], None),
-        process_exporter(&debian, dir),
-        psutil(&cache().join("venv")),
+        collectd(&debian, place),
+        exporter("node_exporter", &debian, ("prometheus-node-exporter", "--web.listen-address"), None, place),
+        process_exporter(&debian, place),
+        psutil(&cache().join("venv"), place),
     ];
     let mut peers = Vec::new();
     let mut missing = Vec::new();
@@ -151,9 +190,9 @@ fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-fn collectd(debian: &Path, dir: &Path) -> Result<Peer> {
+fn collectd(debian: &Path, place: Place<'_>) -> Result<Peer> {
     let program = there(debian.join("usr/sbin/collectd"))?;
-    let home = dir.join("collectd");
+    let home = place.dir.join("collectd");
     fs::create_dir_all(&home)?;
     let plugins: String =
         ["cpu", "memory", "load", "processes", "csv"].iter().map(|name| format!("LoadPlugin {name}\n")).collect();
@@ -169,33 +208,34 @@ fn collectd(debian: &Path, dir: &Path) -> Result<Peer> {
     let libraries = debian.join("usr/lib/x86_64-linux-gnu");
     let mut command = Command::new(program);
     command.arg("-f").arg("-C").arg(file).arg("-P").arg(home.join("pid")).env("LD_LIBRARY_PATH", libraries);
-    Peer::start("collectd", &mut command, None)
+    Peer::start("collectd", &command, None, place.inside)
 }
 
 fn exporter(
     name: &'static str,
     debian: &Path,
-    program: &str,
-    listen: &[&str],
+    (program, listen): (&str, &str),
     config: Option<&Path>,
+    place: Place<'_>,
 ) -> Result<Peer> {
     let program = there(debian.join("usr/bin").join(program))?;
     let address = free_port()?;
     let mut command = Command::new(program);
-    command.args(listen).arg(address.to_string());
+    command.arg(listen).arg(address.to_string());
     if let Some(config) = config {
         command.arg("-config.path").arg(config);
     }
-    Peer::start(name, &mut command, Some(address))
+    Peer::start(name, &command, Some(address), place.inside)
 }
 
-fn process_exporter(debian: &Path, dir: &Path) -> Result<Peer> {
-    let config = dir.join("process-exporter.yaml");
+fn process_exporter(debian: &Path, place: Place<'_>) -> Result<Peer> {
+    let config = place.dir.join("process-exporter.yaml");
     fs::write(&config, "process_names:\n  - name: \"{{.Comm}} {{.PID}}\"\n    cmdline: ['.+']\n")?;
-    exporter("process_exporter", debian, "prometheus-process-exporter", &["-web.listen-address"], Some(&config))
+    let program = ("prometheus-process-exporter", "-web.listen-address");
+    exporter("process_exporter", debian, program, Some(&config), place)
 }
 
-fn psutil(venv: &Path) -> Result<Peer> {
+fn psutil(venv: &Path, place: Place<'_>) -> Result<Peer> {
     let python = there(venv.join("bin/python"))?;
-    Peer::start("psutil", Command::new(python).args(["-c", PSUTIL]), None)
+    Peer::start("psutil", Command::new(python).args(["-c", PSUTIL]), None, place.inside)
 }
