@@ -23,7 +23,7 @@ $b mount -t tmpfs layer /layer
 $b mkdir /layer/upper /layer/work
 $b mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work overlay /new || off "no layer above them"
 share=$($b cat /share)
-if [ -n "$share" ]; then $b mount -t 9p -o "$nine" share "/new$share" || off "$share cannot be mounted"; fi
+if [ -n "$share" ]; then $b mount -t 9p -o "$nine" writable "/new$share" || off "$share cannot be mounted"; fi
 $b mount -t proc proc /new/proc
 $b mount -t sysfs sys /new/sys
 $b mount -t devtmpfs dev /new/dev

@@ -137,7 +137,7 @@ truncate -s 512M "$work/disk"
 PATH=$PATH:/usr/sbin:/sbin mke2fs -q -t ext4 -F "$work/disk" || cannot "mke2fs is missing"
 : > "$work/result"
 shares=(-fsdev "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap" -device virtio-9p-pci,fsdev=host,mount_tag=host)
-[ -n "$share" ] && shares+=(-fsdev "local,id=share,path=$share,security_model=none" -device virtio-9p-pci,fsdev=share,mount_tag=share)
+[ -n "$share" ] && shares+=(-fsdev "local,id=share,path=$share,security_model=none" -device virtio-9p-pci,fsdev=share,mount_tag=writable)
 libraries=$cache/qemu/usr/lib/x86_64-linux-gnu
 exec 3> >(exec cat) && out=$!
 exec 4> >(exec cat >&2) && err=$!

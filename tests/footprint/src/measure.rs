@@ -115,7 +115,10 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
     let mut all = Measured {
         samples: 0,
         sidecar: Used { begin: meter::cpu_ns(pids.0), ..Used::default() },
-        limit: limit.as_ref().map(|limit| Used { begin: meter::cpu_ns(limit.0.id()), ..Used::default() }).map_err(Clone::clone),
+        limit: limit
+            .as_ref()
+            .map(|limit| Used { begin: meter::cpu_ns(limit.0.id()), ..Used::default() })
+            .map_err(Clone::clone),
         peers: peers.iter().map(|peer| (peer.name, 0, Used { begin: peer.cpu_ns(), ..Used::default() })).collect(),
         missing,
         message_bytes,

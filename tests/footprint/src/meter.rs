@@ -75,7 +75,8 @@ pub fn family(root: u32) -> Vec<u32> {
 
 /// All processes of this machine.
 pub fn processes() -> usize {
-    let is_pid = |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let is_pid =
+        |entry: &fs::DirEntry| entry.file_name().to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
     fs::read_dir("/proc").into_iter().flatten().flatten().filter(is_pid).count()
 }
 

@@ -44,9 +44,11 @@ pub fn install() -> Result<()> {
     fs::create_dir_all(&cache)?;
     if !cache.join("debian").exists() {
         let fresh = tempfile::tempdir_in(&cache)?;
-        let fetched = run(Command::new("apt-get").arg("download").args(PACKAGES).current_dir(fresh.path()))
-            .and_then(|()| {
-                for entry in fs::read_dir(fresh.path())?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "deb")) {
+        let fetched =
+            run(Command::new("apt-get").arg("download").args(PACKAGES).current_dir(fresh.path())).and_then(|()| {
+                for entry in
+                    fs::read_dir(fresh.path())?.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "deb"))
+                {
                     run(Command::new("dpkg-deb").arg("-x").arg(entry.path()).arg(fresh.path().join("root")))?;
                 }
                 Ok(fs::rename(fresh.path().join("root"), cache.join("debian"))?)
@@ -58,7 +60,12 @@ pub fn install() -> Result<()> {
     let venv = cache.join("venv");
     if !venv.join("bin/python").exists() {
         let made = run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).and_then(|()| {
-            run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", "psutil"]))
+            run(Command::new(venv.join("bin/pip")).args([
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "psutil",
+            ]))
         });
         if let Err(why) = made {
             eprintln!("psutil cannot be had here: {why:#}");
@@ -118,7 +125,12 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    fn start(name: &'static str, command: &Command, scraped_at: Option<SocketAddr>, inside: Option<u32>) -> Result<Self> {
+    fn start(
+        name: &'static str,
+        command: &Command,
+        scraped_at: Option<SocketAddr>,
+        inside: Option<u32>,
+    ) -> Result<Self> {
         let mut started = Command::new(inside.map_or(command.get_program(), |_| "nsenter".as_ref()));
         if let Some(pid) = inside {
             started.args(["--target", &pid.to_string(), "--pid", "--mount", "--"]).arg(command.get_program());

@@ -182,7 +182,6 @@ impl Table {
     }
 }
 
-
 /// What may take how long, natively; waits are given `pitwall_tests::wait::SLACK` times this.
 pub const SET_WITHIN: Duration = Duration::from_secs(10);
 pub const UNDONE_WITHIN: Duration = Duration::from_secs(6);

@@ -162,7 +162,8 @@ impl Kind {
                 // On the same device.
                 let now = self.read(pid)?;
                 let device = now.split(' ').next().filter(|word| word.contains(':')).context("no device is limited")?;
-                let text = if self == Self::IoV2 { format!("{device} rbps=7340032") } else { format!("{device} 7340032") };
+                let text =
+                    if self == Self::IoV2 { format!("{device} rbps=7340032") } else { format!("{device} 7340032") };
                 put(files[0], &text)
             }
             Self::Affinity | Self::Nice | Self::DutyCycle => bail!("not a file"),
