@@ -13,7 +13,7 @@ use crate::{
     stage::{self, Stage},
 };
 
-/// An operator looks so often, to see each reading and when it was made.
+/// An operator looks so often, to see when each reading was made.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Two readings are not closer than this.
 const APART_NS: u64 = 300_000_000;
@@ -118,7 +118,7 @@ async fn one(stage: &Stage, load: &Load, over: Duration) -> Result<Line> {
     let root = agent.root.as_ref().and_then(|root| u32::try_from(root.pid).ok()).context("the agent has a root")?;
     let cgroup = std::fs::read_to_string(format!("/proc/{root}/cgroup")).is_ok_and(|own| own.contains("/pitwall-"));
     stage::until(Instant::now() + SETTLES).await;
-    let readings = readings(stage, load.agent, over).await;
+    let readings = readings(stage, load.agent, over, LOOK_EVERY).await;
     let (first, last) = (readings.first().context("no reading")?.at, readings.last().context("no reading")?.at);
     let seconds = last.saturating_sub(first) as f64 / 1e9;
     // The first says where the sum begins.
@@ -135,26 +135,29 @@ async fn one(stage: &Stage, load: &Load, over: Duration) -> Result<Line> {
         }
         Of::Bytes => {
             let own = meter::written_memory(root).context("its memory cannot be read")?;
-            (rest.last().map_or(0.0, |r| r.bytes), own as f64)
+            // Where nothing moves there may be no second one.
+            (readings.last().map_or(0.0, |r| r.bytes), own as f64)
         }
     };
-    if rest.is_empty() {
+    if load.of == Of::Bytes {
+        why = None;
+    } else if rest.is_empty() {
         why = Some("too short for two readings".into());
     }
     let unit = if load.of == Of::Cores { "cores" } else { "bytes" };
     Ok(Line { what: load.what, unit, reported, own, within: load.within, seconds, readings: rest.len(), cgroup, why })
 }
 
-struct Reading {
+pub struct Reading {
     /// When it was made, on the boot-time clock.
-    at: u64,
+    pub at: u64,
     interval: f64,
     cores: f64,
     bytes: f64,
 }
 
-/// Each reading of an agent once.
-async fn readings(stage: &Stage, agent: &str, over: Duration) -> Vec<Reading> {
+/// Each reading of an agent once, as an operator sees them who looks so often.
+pub async fn readings(stage: &Stage, agent: &str, over: Duration, look_every: Duration) -> Vec<Reading> {
     let until = Instant::now() + over;
     let mut all: Vec<Reading> = Vec::new();
     while Instant::now() < until {
@@ -172,7 +175,7 @@ async fn readings(stage: &Stage, agent: &str, over: Duration) -> Vec<Reading> {
                 });
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(look_every).await;
     }
     all
 }

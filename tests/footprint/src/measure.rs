@@ -13,6 +13,7 @@ use prost::Message as _;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    accuracy::{self, Reading},
     crowd, meter,
     peers::{self, Peer},
     rows::{Row, rounded},
@@ -24,6 +25,8 @@ const CROWDS: [u32; 2] = [20, 200];
 /// Of a crowd, one in so many is active.
 const ACTIVE_OF: u32 = 5;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// An operator looks so often for new readings.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Until everybody has settled: joined, read what there is, taken the memory that it needs.
 const SETTLES: Duration = Duration::from_secs(3);
 const AGENT: &str = "crowd";
@@ -80,14 +83,17 @@ struct Used {
 
 impl Used {
     /// Milliseconds of CPU for each sample.
-    fn per_sample(&self, samples: usize) -> Option<f64> {
+    fn per_sample(&self, samples: f64) -> Option<f64> {
         let used = self.end?.checked_sub(self.begin?)?;
-        (samples > 0).then(|| used as f64 / 1e6 / samples as f64)
+        (samples > 0.0).then(|| used as f64 / 1e6 / samples)
     }
 }
 
 struct Measured {
-    samples: usize,
+    /// Of the sidecar.
+    samples: f64,
+    /// Of everybody else: one each second.
+    rounds: usize,
     sidecar: Used,
     /// `Err`: why there is none.
     limit: Result<Used, String>,
@@ -113,7 +119,8 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
 
     let pids = (sidecar.pid(), limit.as_ref().ok().map(|limit| limit.0.id()));
     let mut all = Measured {
-        samples: 0,
+        samples: 0.0,
+        rounds: 0,
         sidecar: Used { begin: meter::cpu_ns(pids.0), ..Used::default() },
         limit: limit
             .as_ref()
@@ -124,16 +131,20 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
         message_bytes,
         seen_by_peers: if inside.is_some() { processes as usize + peers.len() } else { meter::processes() },
     };
-    let begin = Instant::now();
-    for n in 1.. {
-        let moment = begin + SAMPLE_EVERY * n;
-        if moment > begin + over {
-            break;
+    let rounds = async {
+        let begin = Instant::now();
+        let mut rounds = 0;
+        while SAMPLE_EVERY * (rounds + 1) <= over {
+            rounds += 1;
+            stage::until(begin + SAMPLE_EVERY * rounds).await;
+            tokio::task::block_in_place(|| ask(&mut peers));
         }
-        stage::until(moment).await;
-        all.samples += 1;
-        tokio::task::block_in_place(|| ask(&mut peers));
-    }
+        rounds as usize
+    };
+    let readings = accuracy::readings(&stage, AGENT, over, LOOK_EVERY);
+    let (rounds, readings) = tokio::join!(rounds, readings);
+    all.rounds = rounds;
+    all.samples = samples(&readings, over);
     all.sidecar.end = meter::cpu_ns(pids.0);
     all.sidecar.memory = meter::memory(pids.0);
     if let (Ok(used), Some(pid)) = (&mut all.limit, pids.1) {
@@ -146,6 +157,13 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
         used.memory = peer.memory();
     }
     Ok(all)
+}
+
+/// How many samples the sidecar made: it says when each was, and may make fewer than it was asked for.
+fn samples(readings: &[Reading], over: Duration) -> f64 {
+    let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return 0.0 };
+    let apart = last.at.saturating_sub(first.at) as f64 / 1e9 / (readings.len() - 1).max(1) as f64;
+    if apart > 0.0 { over.as_secs_f64() / apart } else { 0.0 }
 }
 
 fn ask(peers: &mut [Peer]) {
@@ -210,7 +228,7 @@ impl Measured {
         let mut more = Map::new();
         let mut table = Map::new();
         for (name, samples, used) in &self.peers {
-            let per_sample = used.per_sample(*samples);
+            let per_sample = used.per_sample(*samples as f64);
             let megabytes = |bytes: u64| rounded(bytes as f64 / 1e6);
             table.insert(
                 (*name).into(),
@@ -218,7 +236,8 @@ impl Measured {
             );
             eprintln!("     {name}: {:.2} ms", per_sample.unwrap_or(f64::NAN));
         }
-        let collectd = self.peers.iter().find(|(name, ..)| *name == "collectd").and_then(|(_, n, u)| u.per_sample(*n));
+        let collectd =
+            self.peers.iter().find(|(name, ..)| *name == "collectd").and_then(|(_, n, u)| u.per_sample(*n as f64));
         let of_collectd = own.zip(collectd).map(|(own, collectd)| own / collectd);
         more.insert("of_collectd".into(), json!(of_collectd.map(rounded)));
         more.insert("goal_of_collectd".into(), json!(P1_OF_COLLECTD));
@@ -227,7 +246,7 @@ impl Measured {
         more.insert("peers_missing".into(), json!(self.missing));
         more.insert("message_bytes".into(), json!(self.message_bytes));
         more.insert("processes_seen_by_peers".into(), json!(self.seen_by_peers));
-        let limit = self.limit.as_ref().ok().and_then(|used| used.per_sample(self.samples));
+        let limit = self.limit.as_ref().ok().and_then(|used| used.per_sample(self.rounds as f64));
         Row {
             row: "P1",
             what: format!("sidecar CPU per sample with its send, {processes} processes"),
@@ -235,7 +254,7 @@ impl Measured {
             product: own,
             limit,
             goal: P1_TIMES,
-            n: self.samples,
+            n: self.samples.round() as usize,
             why: self.limit.as_ref().err().cloned(),
             more,
         }

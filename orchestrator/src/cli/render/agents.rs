@@ -2,7 +2,7 @@
 use pitwall_core::text as words;
 use pitwall_proto::v1::{self, DeliverableStatus, NeedState, Outcome};
 
-use super::{Paint, Style, situation, text};
+use super::{Paint, Style, gpus, situation, text};
 
 /// `pitwall agents`.
 pub fn all(agents: &[v1::Agent], now: i64, style: Style) -> String {
@@ -35,6 +35,9 @@ fn one(agent: &v1::Agent, now: i64, style: Style) -> String {
     line(2, Paint::None, progress.join("   "));
     line(2, Paint::None, sidecar(agent));
     for told in usage(agent) {
+        line(2, Paint::None, told);
+    }
+    for told in gpus::lines(agent) {
         line(2, Paint::None, told);
     }
     for lease in &agent.leases {

@@ -73,7 +73,7 @@ mod tests {
 
     /// A tree like `/proc` with these processes: number, namespace, `NSpid`, a file it has open.
     fn tree(at: &Path, own: &str, processes: &[(&str, &str, &str, &str)]) -> PathBuf {
-        let mut make = |pid: &str, namespace: &str, numbers: &str, open: &str| {
+        let make = |pid: &str, namespace: &str, numbers: &str, open: &str| {
             let process = at.join(pid);
             std::fs::create_dir_all(process.join("ns")).unwrap();
             std::fs::create_dir_all(process.join("fd")).unwrap();
