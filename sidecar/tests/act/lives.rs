@@ -101,8 +101,8 @@ fn a_sidecar_that_dies_before_it_recorded_the_agent_starts_none() {
 #[tokio::test]
 async fn a_process_of_somebody_else_is_measured_and_never_started_or_stopped() {
     let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
-    // Its name changes a moment after its start is told.
-    let root = until("it is named", || identity_of(other.id() as i32).filter(|me| me.name == "sleep")).await;
+    let root =
+        until("it is that program by now", || identity_of(other.id() as i32).filter(|p| p.name == "sleep")).await;
     let bench = Bench::new(&[]);
     let (told, _exits) = mpsc::channel(8);
     let actor = Actor::new(bench.config(AgentTarget::Pid(root.pid)), told).unwrap();
