@@ -18,8 +18,19 @@ use crate::wait;
 /// Lines of one stream that are kept for messages; more is dropped.
 const LINES_KEPT: usize = 10_000;
 
-/// The binary of this name from the target folder that this test was built into.
+/// Where binaries lie for whoever is no test: by name.
+static PLACES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// From now on the binary of this name is that one.
+pub fn place(name: &str, path: &Path) {
+    PLACES.lock().expect("no test panics inside").insert(name.into(), path.into());
+}
+
+/// The binary of this name from the target folder that this test was built into, where it was not placed elsewhere.
 pub fn path(name: &str) -> PathBuf {
+    if let Some(path) = PLACES.lock().expect("no test panics inside").get(name) {
+        return path.clone();
+    }
     let test = env::current_exe().expect("a test knows its own path");
     let folder = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
     let path = folder.join(name);

@@ -214,7 +214,7 @@ impl Sampler {
             // Pressure where the agent has a cgroup that counts it, else the process that waited most for a CPU.
             stall_share: stalls.into_iter().flatten().reduce(f64::max).or(sums.stalled.map(|s| s.clamp(0.0, 1.0))),
             processes,
-            gpus: self.gpus.look(),
+            gpus: self.gpus.look(|| stats.iter().map(Stat::identity).collect()),
             sidecar,
             meter: self.meter(source, before, &sums, stalls, moved, host.cpus),
             host,

@@ -5,7 +5,7 @@ use pitwall_proto::{
     v1::{self, DeliverableStatus, NeedState, Outcome},
 };
 
-use super::{Paint, Style, situation, text, usage};
+use super::{Paint, Style, gpus, situation, text, usage};
 
 /// `pitwall agents`.
 pub fn all(agents: &[v1::Agent], now: i64, style: Style) -> String {
@@ -38,6 +38,9 @@ fn one(agent: &v1::Agent, now: i64, style: Style) -> String {
     line(2, Paint::None, progress.join("   "));
     line(2, Paint::None, sidecar(agent));
     for told in usage(agent) {
+        line(2, Paint::None, told);
+    }
+    for told in gpus::lines(agent) {
         line(2, Paint::None, told);
     }
     for lease in &agent.leases {

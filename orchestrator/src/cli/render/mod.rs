@@ -6,6 +6,7 @@ pub mod blockers;
 pub mod commands;
 pub mod events;
 pub mod findings;
+pub mod gpus;
 pub mod hosts;
 pub mod identities;
 pub mod situation;
