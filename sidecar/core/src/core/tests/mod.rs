@@ -8,4 +8,5 @@ mod orchestrator;
 mod resume;
 mod scripts;
 mod simulation;
+mod slots;
 mod world;
