@@ -170,7 +170,9 @@ async fn give(
             ttl_ms: habits.throttle_ttl_ms,
             ..Default::default()
         }),
-        Answer::Kill { process, .. } => Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS, tree: false }),
+        Answer::Kill { process, .. } => {
+            Kind::Kill(v1::Kill { process: Some(process), grace_ms: KILL_GRACE_MS, tree: false })
+        }
         Answer::Activate { .. } => Kind::Activate(v1::Activate { incarnation: 0 }),
         Answer::Nothing => return Ok(()),
     };

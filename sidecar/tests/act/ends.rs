@@ -14,7 +14,8 @@ async fn a_kill_is_by_identity_and_only_of_the_agents_processes() {
     let (actor, _exits) = bench.life();
     let _swept = Swept(&actor);
     let root = launched(&actor).await;
-    let kill = |process: v1::ProcessIdentity, grace_ms| actor.carry_out(Effect::Kill { process, grace_ms, tree: false });
+    let kill =
+        |process: v1::ProcessIdentity, grace_ms| actor.carry_out(Effect::Kill { process, grace_ms, tree: false });
     let sleep = until("a child sleeps", || {
         living(&actor).into_iter().find(|s| s.ppid == root.pid && s.name.text() == "sleep").map(|s| s.identity())
     })

@@ -201,9 +201,8 @@ fn of_agent(
 /// Limits that nobody can undo while their sidecar does not run; one that runs and is cut off undoes them in time.
 fn orphaned(state: &State, agent: &str) -> Option<String> {
     let held = state.leased_commands().filter(|c| c.issued.agent == agent);
-    let told: Vec<String> = held
-        .filter_map(|c| Some(format!("{} ({})", c.issued.id, throttle::of_whom(c.wanted_lease()?.0))))
-        .collect();
+    let told: Vec<String> =
+        held.filter_map(|c| Some(format!("{} ({})", c.issued.id, throttle::of_whom(c.wanted_lease()?.0)))).collect();
     let (lease, is) = if told.len() == 1 { ("lease", "is") } else { ("leases", "are") };
     let words = "its sidecar is lost, and where its process is gone the limit stays until one runs again";
     (!told.is_empty()).then(|| format!("{lease} {} {is} orphaned: {words}", told.join(", ")))

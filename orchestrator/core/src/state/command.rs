@@ -37,7 +37,9 @@ pub enum Promise {
         process: Option<v1::ProcessIdentity>,
     },
     Seen,
-    Reborn { after_incarnation: u64 },
+    Reborn {
+        after_incarnation: u64,
+    },
     Nothing,
 }
 

@@ -26,8 +26,9 @@ fn what_cannot_be_meant_is_refused_at_once() {
     };
     let throttle =
         |cpu_cores, for_ms, ttl_ms| Kind::Throttle(v1::Throttle { cpu_cores, for_ms, ttl_ms, ..Default::default() });
-    let kill =
-        |pid| Kind::Kill(v1::Kill { process: Some(v1::ProcessIdentity { pid, ..Default::default() }), ..Default::default() });
+    let kill = |pid| {
+        Kind::Kill(v1::Kill { process: Some(v1::ProcessIdentity { pid, ..Default::default() }), ..Default::default() })
+    };
     let table = [
         ("nobody", directive("x", "", 0), "AGENT_UNKNOWN"),
         ("a", directive(" \n", "", 0), "DIRECTIVE_EMPTY"),
@@ -330,7 +331,10 @@ fn an_effect_is_credited_only_after_delivery_and_inside_its_window() {
             |w| {
                 let mut process = process(812, "next-server");
                 process.name.clear();
-                let id = w.issue("a", Kind::Kill(v1::Kill { process: Some(process.clone()), ..Default::default() })).unwrap().id;
+                let id = w
+                    .issue("a", Kind::Kill(v1::Kill { process: Some(process.clone()), ..Default::default() }))
+                    .unwrap()
+                    .id;
                 w.advance(30);
                 w.fact("a", fact::Kind::ProcessGone(v1::ProcessGone { process: Some(process) }));
                 w.advance(5);
@@ -344,7 +348,10 @@ fn an_effect_is_credited_only_after_delivery_and_inside_its_window() {
             |w| {
                 let process = process(812, "next-server");
                 w.cut("a");
-                let id = w.issue("a", Kind::Kill(v1::Kill { process: Some(process.clone()), ..Default::default() })).unwrap().id;
+                let id = w
+                    .issue("a", Kind::Kill(v1::Kill { process: Some(process.clone()), ..Default::default() }))
+                    .unwrap()
+                    .id;
                 w.fact("a", fact::Kind::ProcessGone(v1::ProcessGone { process: Some(process) }));
                 w.advance(30_000);
                 w.connect("a");
@@ -357,7 +364,10 @@ fn an_effect_is_credited_only_after_delivery_and_inside_its_window() {
             "another process of the same pid is gone",
             |w| {
                 let wanted = process(812, "next-server");
-                let id = w.issue("a", Kind::Kill(v1::Kill { process: Some(wanted.clone()), ..Default::default() })).unwrap().id;
+                let id = w
+                    .issue("a", Kind::Kill(v1::Kill { process: Some(wanted.clone()), ..Default::default() }))
+                    .unwrap()
+                    .id;
                 w.update("a", &id, C::Succeeded, "");
                 let other = v1::ProcessIdentity { start_ticks: 7, ..wanted };
                 w.fact("a", fact::Kind::ProcessGone(v1::ProcessGone { process: Some(other) }));

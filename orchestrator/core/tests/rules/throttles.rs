@@ -58,7 +58,11 @@ fn what_cannot_be_held_is_refused_saying_what_can() {
         (v1::Throttle { process: named(1, ""), ..of(Resource::Cpu, 0.5) }, "PROCESS_MISSING", "above 1"),
         (v1::Throttle { process: named(99, ""), ..of(Resource::Cpu, 0.5) }, "PROCESS_UNKNOWN", "no process 99"),
         (v1::Throttle { process: named(0, "java"), ..of(Resource::Cpu, 0.5) }, "PROCESS_UNKNOWN", "named \"java\""),
-        (v1::Throttle { process: named(0, "worker"), ..of(Resource::Cpu, 0.5) }, "PROCESS_AMBIGUOUS", "one of 813, 814"),
+        (
+            v1::Throttle { process: named(0, "worker"), ..of(Resource::Cpu, 0.5) },
+            "PROCESS_AMBIGUOUS",
+            "one of 813, 814",
+        ),
     ];
     for (throttle, reason, what) in table {
         let refusal = world.issue("a", Kind::Throttle(throttle.clone())).expect_err(reason);

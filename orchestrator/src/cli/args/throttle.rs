@@ -202,7 +202,9 @@ mod tests {
         assert_eq!(killed("pitwall kill a 4242 --tree"), (4242, String::new(), true));
         assert_eq!(killed("pitwall kill a next-server"), (0, "next-server".into(), false));
         assert_eq!(killed("pitwall kill a --pid 4242"), (4242, String::new(), false));
-        for wrong in ["pitwall kill a", "pitwall kill a 12 --pid 13", "pitwall kill a 0", "pitwall throttle a --for 10s"] {
+        for wrong in
+            ["pitwall kill a", "pitwall kill a 12 --pid 13", "pitwall kill a 0", "pitwall throttle a --for 10s"]
+        {
             assert!(Cli::try_parse_from(wrong.split_whitespace()).is_err(), "{wrong}");
         }
     }

@@ -149,7 +149,11 @@ impl Core {
         }
         let mut kept = kept_hold(&hold);
         if SlotKey::of_hold(&kept) != key {
-            return self.limit_failed(key, "the agent cannot be limited", "another limit was examined than was asked for");
+            return self.limit_failed(
+                key,
+                "the agent cannot be limited",
+                "another limit was examined than was asked for",
+            );
         }
         if let Some(other) = self.standing_in_the_way(key, &kept) {
             let why = format!("{} is limited for {other} already: end that first", hold.place);

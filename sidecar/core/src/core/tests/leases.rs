@@ -1,7 +1,10 @@
 //! Leases of several origins, by the boot clock alone; and what goes before what.
 use pitwall_proto::{
     state::{self, LeaseOrigin, Record, record::Body},
-    v1::{self, CommandState as S, LeaseState as L, Resource, command_spec::Kind as Spec, connect_response::Body as Down, fact},
+    v1::{
+        self, CommandState as S, LeaseState as L, Resource, command_spec::Kind as Spec, connect_response::Body as Down,
+        fact,
+    },
 };
 
 use super::{
