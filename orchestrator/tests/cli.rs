@@ -79,9 +79,13 @@ fn every_command_has_help_with_an_example_or_is_self_evident() {
 #[test]
 fn wrong_use_and_unreachable_orchestrators_exit_by_documented_codes() {
     let home = Home::new();
-    let table: [(&[&str], i32, &str, &str); 13] = [
+    let table: [(&[&str], i32, &str, &str); 17] = [
         (&["frobnicate"], 2, "unrecognized subcommand", ""),
         (&["throttle", "a", "--cpu", "0.01", "--for", "1m"], 2, "never held below 10 % of a core", ""),
+        (&["throttle", "a", "--for", "1m"], 2, "--cpu", "--memory"),
+        (&["throttle", "a", "--memory", "lots", "--for", "1m"], 2, "512MiB", ""),
+        (&["kill", "a"], 2, "PROCESS", ""),
+        (&["unthrottle", "a", "--resource", "disk"], 2, "gpu-clock", ""),
         (&["status"], 69, "no orchestrator runs on this machine", "pitwall serve --plan FILE"),
         (&["tell", "a", "x"], 69, "no orchestrator runs on this machine", "--orchestrator URL"),
         (&["status", "--orchestrator", "http://127.0.0.1:1", "--insecure"], 69, "no orchestrator answers", "running"),

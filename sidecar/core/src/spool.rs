@@ -108,6 +108,11 @@ impl Spool {
         self.told.iter().map(|(topic, fact)| (topic, fact.as_ref()))
     }
 
+    /// What was not acknowledged yet, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = &Kind> {
+        self.waiting.values().map(|fact| &fact.kind)
+    }
+
     /// Told last: what another history has to be told again, in order. Also what waits, as the order counts: an agent
     /// that was seen once more after its exit would be taken for alive. Empty, where all of it waits.
     pub fn told_before(&self) -> Vec<(state::Moment, Kind)> {

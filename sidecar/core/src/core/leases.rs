@@ -1,6 +1,8 @@
 //! Who wants the agent held, and until when: at `until`, or where nobody renews, after its time to live; never longer,
 //! whatever is restarted in between. What really holds it is the limit of the slot (see `limit`), the strictest of its
 //! leases.
+use std::collections::BTreeMap;
+
 use pitwall_proto::{
     mutant,
     state::{self, LeaseOrigin, record::Body},
@@ -216,6 +218,23 @@ impl Core {
         let waiting = self.kept.leases.values().filter(|l| !l.told && SlotKey::of_lease(l) == key);
         for id in waiting.map(|l| l.command.clone()).collect::<Vec<_>>() {
             self.close_lease(&id, LeaseState::Ended, why);
+        }
+    }
+
+    /// That it began waits to be told, and its record, or that it ended, stood in what cannot be read: nobody else would
+    /// ever say that it holds nothing any more.
+    pub(super) fn end_leases_without_a_record(&mut self) {
+        let mut last: BTreeMap<String, LeaseState> = BTreeMap::new();
+        for kind in self.kept.spool.waiting() {
+            if let Kind::Lease(lease) = kind {
+                last.insert(lease.command.clone(), lease.state());
+            }
+        }
+        last.retain(|id, state| {
+            matches!(state, LeaseState::Active | LeaseState::Adopted) && !self.kept.leases.contains_key(id)
+        });
+        for id in last.keys() {
+            self.tell_lease(id, LeaseState::Ended, "its record was lost with the damaged state file");
         }
     }
 

@@ -223,6 +223,7 @@ impl Core {
                      new instance; commands without a result end as unknown"
                 );
                 self.log(true, text);
+                self.end_leases_without_a_record();
             }
         }
         self.rest();

@@ -1,9 +1,9 @@
 //! A state file of which a part cannot be read: what can is kept, and the rest is counted and told.
-use pitwall_proto::v1::{Outcome, fact};
+use pitwall_proto::v1::{LeaseState, Outcome, fact};
 
 use super::{
     scripts::{begun, seen},
-    world::World,
+    world::{World, throttle},
 };
 use crate::io::Input;
 
@@ -83,4 +83,36 @@ fn facts_that_damage_took_are_told_as_dropped_and_the_others_arrive() {
     let activity = world.orchestrator.facts.values().filter(|f| matches!(f, fact::Kind::Activity(_))).count() as u64;
     assert!(activity >= 11 && world.orchestrator.facts.len() as u64 >= written, "{activity}");
     assert!(world.logs.iter().any(|l| l.contains("1 facts are lost")), "{:?}", world.logs);
+}
+
+/// Wherever it is damaged: of a lease that was told to have begun somebody says in the end that it is over.
+#[test]
+fn no_lease_is_shown_for_ever_whatever_was_lost_of_it() {
+    let mut world = begun();
+    world.issue(throttle(0.2, 60_000, 5_000), 10_000);
+    world.run(1_000);
+    // The whole file anew; behind it, that the next life adopted it, which does not arrive.
+    world.crash(0);
+    world.file = world.durable.snapshot_bytes();
+    world.orchestrator.mute = true;
+    world.start();
+    world.run(2_000);
+    let before = world.orchestrator.clone();
+    let file = world.file.clone();
+    for at in 0..file.len() {
+        let mut world = begun();
+        world.crash(0);
+        world.file = file.clone();
+        world.file[at] ^= 1 << (at % 8);
+        world.boot_ms += 10_000;
+        world.orchestrator = before.clone();
+        world.orchestrator.mute = false;
+        // Another instance begins its numbers anew.
+        (world.orchestrator.fact_acked, world.orchestrator.facts) = Default::default();
+        world.start();
+        world.run(40_000);
+        let told = world.leases();
+        let over = told.last().is_none_or(|last| !matches!(last, LeaseState::Active | LeaseState::Adopted));
+        assert!(over, "byte {at}: {told:?}");
+    }
 }

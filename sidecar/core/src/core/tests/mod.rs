@@ -9,4 +9,5 @@ mod own;
 mod resume;
 mod scripts;
 mod simulation;
+mod slots;
 mod world;

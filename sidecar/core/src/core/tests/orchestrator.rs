@@ -9,7 +9,7 @@ use super::world::World;
 use crate::{core::commands::is_terminal, io::Input};
 
 /// The orchestrator's side, as far as the stream shows it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Orchestrator {
     pub lineage: String,
     pub epoch: u64,
