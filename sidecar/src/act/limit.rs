@@ -1,6 +1,7 @@
 //! Limits brought into effect: examined, written, looked at again, put back, by any rung of the ladder. Old and new value
 //! are in the state file before anything is written; a value that is not ours any more is left alone. This file chooses
-//! the rung and writes cgroup files; `guarded` has the rungs that are none.
+//! the rung and writes the files of the agent's cgroup; `part` writes those of one process, `settings` has the rungs that
+//! are no files.
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,10 @@ use pitwall_proto::v1;
 use pitwall_sidecar_core::io::{EffectOutcome, Hold, HoldState, Slot};
 
 use super::agent::{AgentView, lock};
-use super::child::{self, Child};
+use super::child::Child;
 use super::files::{Files, What};
 use super::kill::living;
 use super::ladder::{Rung, noun, word};
-use super::value::Version;
 use super::{Actor, places};
 
 /// Writes that take their time (a freeze) are waited for so long.
@@ -27,11 +27,11 @@ pub(super) fn failed(why: impl Into<String>) -> EffectOutcome {
     EffectOutcome::Failed { why: why.into() }
 }
 
-fn inode(directory: &Path) -> Option<u64> {
+pub(super) fn inode(directory: &Path) -> Option<u64> {
     std::fs::metadata(directory).ok().filter(|m| m.is_dir()).map(|m| m.ino())
 }
 
-fn shown(value: &str) -> String {
+pub(super) fn shown(value: &str) -> String {
     value.replace('\n', " ")
 }
 
@@ -155,39 +155,6 @@ impl Actor {
         })
     }
 
-    fn examine_child(&self, slot: &Slot, child: Child, files: Files, amount: f64) -> Result<Hold, String> {
-        if self.config.only_looks {
-            return Err("this process only looks".into());
-        }
-        if !child.is_there() {
-            Child::probe(&child.leaf, files)?;
-        }
-        let inode = inode(&child.leaf).ok_or_else(|| format!("{} is gone", child.leaf.display()))?;
-        let like = files.like(&child.leaf, &self.config.workspace)?;
-        let old = files.fresh(&like);
-        // Of version 1 a part may not be given more than the whole.
-        let most = match (files.what, files.version) {
-            (What::Cpu, Version::V1) => files.read(&child.leaf, "").map_or(f64::INFINITY, |v| files.strictness(&v)),
-            _ => f64::INFINITY,
-        };
-        let measured = if child.is_there() { &child.directory } else { &child.leaf };
-        let new = match files.what {
-            // What one process uses is not counted before it is in its own cgroup.
-            What::Memory if !child.is_there() => files.stricter_than(&old, amount)?,
-            _ => files.limited(measured, &old, amount.min(most))?,
-        };
-        Ok(Hold {
-            slot: slot.clone(),
-            rung: files.rung().into(),
-            place: child.directory.to_string_lossy().into_owned(),
-            inode,
-            boot_id: self.boot_id.clone(),
-            old,
-            new,
-            amount,
-        })
-    }
-
     pub(super) async fn hold(&self, hold: Hold) -> EffectOutcome {
         let done = match Rung::of(hold.slot.resource, &hold.rung) {
             None => Err(unknown(&hold)),
@@ -228,15 +195,21 @@ impl Actor {
     }
 
     /// What is there is known to be ours to replace.
-    async fn write(&self, hold: &Hold, files: Files, directory: &Path, now: &str) -> Result<String, String> {
+    pub(super) async fn write(&self, hold: &Hold, files: Files, directory: &Path, now: &str) -> Result<String, String> {
         // Time went by since it was examined.
         if files.strictness(&hold.new) < files.strictness(now) {
             files.fits(directory, &hold.new)?;
         }
         self.guard_freeze(hold, files).await?;
         let place = directory.display();
-        match files.write(directory, &hold.new).and_then(|()| files.read(directory, &hold.new)) {
+        let written =
+            files.write(directory, &hold.new).or_else(|e| match self.lower_parts(files, directory, &hold.new) {
+                true => files.write(directory, &hold.new),
+                false => Err(e),
+            });
+        match written.and_then(|()| files.read(directory, &hold.new)) {
             Ok(after) if after == hold.new => {
+                self.raise_parts(files, directory, now);
                 let settled = self.settled(files, directory).await;
                 Ok(format!("{place}: {} -> {}{settled}", shown(now), shown(&hold.new)))
             }
@@ -247,13 +220,13 @@ impl Actor {
                     Ok(()) => String::new(),
                     Err(e) => format!("; what stood there cannot be put back: {e}"),
                 };
-                Err(format!("{place} cannot be written: {e}{}{back}", because_of_a_part(&e, files, directory, hold)))
+                Err(format!("{place} cannot be written: {e}{back}"))
             }
         }
     }
 
     /// A freeze holds when the last thread has come out of the kernel.
-    async fn settled(&self, files: Files, directory: &Path) -> String {
+    pub(super) async fn settled(&self, files: Files, directory: &Path) -> String {
         let began = Instant::now();
         while !files.has_settled(directory) {
             if began.elapsed() >= SETTLE_WITHIN {
@@ -262,40 +235,6 @@ impl Actor {
             tokio::time::sleep(SETTLE_EVERY).await;
         }
         String::new()
-    }
-
-    /// Made, limited, and only then entered: no moment without the limit, and cut short at any step it is seen what is left.
-    async fn hold_child(&self, hold: &Hold, files: Files, child: &Child) -> Result<String, String> {
-        if hold.boot_id != self.boot_id || inode(&child.leaf) != Some(hold.inode) {
-            return Err(format!("{} is gone", child.leaf.display()));
-        }
-        places::guard(&self.hierarchies, &child.leaf)?;
-        if let Some(process) = &hold.slot.process {
-            self.is_of_the_agent(process)?;
-        }
-        child.make()?;
-        let now = files.read(&child.directory, &hold.new).map_err(|e| format!("{}: {e}", hold.place))?;
-        if now != hold.old && now != hold.new && !self.is_held(hold, files, &now) {
-            return Err(format!("somebody else changed {} to {}; it was left alone", hold.place, shown(&now)));
-        }
-        let done = match self.write(hold, files, &child.directory, &now).await {
-            Ok(detail) => child.join().map(|()| detail),
-            Err(why) => Err(why),
-        };
-        match done {
-            Ok(detail) => {
-                let settled = self.settled(files, &child.directory).await;
-                Ok(format!("{detail}, for pid {} alone{settled}", hold.slot.process.as_ref().map_or(0, |p| p.pid)))
-            }
-            Err(why) => {
-                let _ = files.write(&child.directory, &hold.old);
-                self.unguard_freeze(&hold.place).await;
-                match child.vacate().await {
-                    Ok(()) => Err(why),
-                    Err(left) => Err(format!("{why}; {left}")),
-                }
-            }
-        }
     }
 
     pub(super) async fn verify(&self, hold: Hold) -> EffectOutcome {
@@ -322,7 +261,7 @@ impl Actor {
     }
 
     /// What is ours is in effect: a write that an earlier life's end cut short is brought to its end.
-    async fn whole(&self, files: Files, hold: &Hold) -> Result<HoldState, String> {
+    pub(super) async fn whole(&self, files: Files, hold: &Hold) -> Result<HoldState, String> {
         let at = |e: io::Error| format!("{}: {e}", hold.place);
         let state = self.state_of(files, hold).map_err(at)?;
         if let HoldState::Foreign(now) = &state
@@ -334,31 +273,13 @@ impl Actor {
         if state == HoldState::Ours {
             let directory = Path::new(&hold.place);
             self.guard_freeze(hold, files).await?;
-            if files.read(directory, &hold.new).map_err(at)? != hold.new {
+            let now = files.read(directory, &hold.new).map_err(at)?;
+            if now != hold.new && !self.is_under_the_whole(files, hold, &now) {
                 places::guard(&self.hierarchies, directory)?;
                 files.write(directory, &hold.new).map_err(at)?;
             }
         }
         Ok(state)
-    }
-
-    async fn whole_child(&self, files: Files, hold: &Hold, child: &Child) -> Result<HoldState, String> {
-        let state = self.state_of(files, hold).map_err(|e| format!("{}: {e}", hold.place))?;
-        match state {
-            HoldState::Ours if child.is_process_alive() && !child.holds_it(&self.hierarchies) => {
-                if self.is_held(hold, files, &hold.new) {
-                    // It was in it when this life looked last.
-                    return Ok(HoldState::Foreign(format!("moved to {}", child.where_it_is(&self.hierarchies))));
-                }
-                self.hold_child(hold, files, child).await.map(|_| HoldState::Ours)
-            }
-            HoldState::Ours => self.whole(files, hold).await,
-            HoldState::Gone => {
-                self.put_back_child(files, hold, child).await?;
-                Ok(HoldState::Gone)
-            }
-            foreign => Ok(foreign),
-        }
     }
 
     pub(super) async fn release(&self, hold: Hold) -> EffectOutcome {
@@ -382,7 +303,7 @@ impl Actor {
         }
     }
 
-    async fn release_files(&self, hold: &Hold, files: Files) -> Result<HoldState, String> {
+    pub(super) async fn release_files(&self, hold: &Hold, files: Files) -> Result<HoldState, String> {
         let state = self.state_of(files, hold).map_err(|e| format!("{}: {e}", hold.place))?;
         self.forget(hold);
         let ours = match &state {
@@ -397,7 +318,7 @@ impl Actor {
             let rest = self.strictest(hold, files);
             let back = rest.as_deref().unwrap_or(&hold.old);
             match files.write(Path::new(&hold.place), back) {
-                Ok(()) => {}
+                Ok(()) => self.raise_parts(files, Path::new(&hold.place), &hold.new),
                 Err(e) if is_gone(&e) => return Ok(HoldState::Gone),
                 Err(e) => {
                     self.remember(hold);
@@ -411,43 +332,11 @@ impl Actor {
         Ok(state)
     }
 
-    async fn release_child(&self, hold: &Hold, files: Files, child: &Child) -> Result<HoldState, String> {
-        let state = self.state_of(files, hold).map_err(|e| format!("{}: {e}", hold.place))?;
-        match &state {
-            HoldState::Gone => self.put_back_child(files, hold, child).await?,
-            HoldState::Ours | HoldState::Foreign(_) => {
-                let state = self.release_files_of(hold, files).await?;
-                child.vacate().await?;
-                return Ok(state);
-            }
-        }
-        Ok(state)
-    }
-
-    async fn release_files_of(&self, hold: &Hold, files: Files) -> Result<HoldState, String> {
-        if !Path::new(&hold.place).is_dir() {
-            // Never made: nothing stands there, as before.
-            return Ok(HoldState::Foreign(hold.old.clone()));
-        }
-        self.release_files(hold, files).await
-    }
-
-    /// Of a process that has ended; its leaf may be another one by now.
-    async fn put_back_child(&self, files: Files, hold: &Hold, child: &Child) -> Result<(), String> {
-        if hold.boot_id == self.boot_id && inode(&child.leaf) == Some(hold.inode) && child.is_there() {
-            if files.read(&child.directory, &hold.new).is_ok_and(|now| now == hold.new) {
-                let _ = files.write(&child.directory, &hold.old);
-            }
-            child.vacate().await?;
-        }
-        self.unguard_freeze(&hold.place).await;
-        Ok(())
-    }
-
-    fn state_of(&self, files: Files, hold: &Hold) -> io::Result<HoldState> {
+    pub(super) fn state_of(&self, files: Files, hold: &Hold) -> io::Result<HoldState> {
         Ok(match self.stands(files, hold)? {
             None => HoldState::Gone,
             Some(now) if now == hold.new || files.is_half_written(&now, &hold.old, &hold.new) => HoldState::Ours,
+            Some(now) if self.is_under_the_whole(files, hold, &now) => HoldState::Ours,
             Some(now) => HoldState::Foreign(now),
         })
     }
@@ -480,7 +369,7 @@ impl Actor {
         lock(&self.held).iter().any(|h| same_file(h, files, &hold.place, hold.inode) && h.new == value)
     }
 
-    fn strictest(&self, hold: &Hold, files: Files) -> Option<String> {
+    pub(super) fn strictest(&self, hold: &Hold, files: Files) -> Option<String> {
         let held = lock(&self.held);
         let others = held.iter().filter(|h| same_file(h, files, &hold.place, hold.inode) && h.slot != hold.slot);
         others.min_by(|a, b| files.strictness(&a.new).total_cmp(&files.strictness(&b.new))).map(|h| h.new.clone())
@@ -508,16 +397,4 @@ fn same_file(hold: &Hold, files: Files, place: &str, inode: u64) -> bool {
 
 fn unknown(hold: &Hold) -> String {
     format!("this sidecar knows no limit {:?} of {}", hold.rung, noun(hold.slot.resource))
-}
-
-/// Of version 1 the whole may not be given less than a part of it.
-fn because_of_a_part(error: &io::Error, files: Files, directory: &Path, hold: &Hold) -> String {
-    if error.kind() != io::ErrorKind::InvalidInput || (files.what, files.version) != (What::Cpu, Version::V1) {
-        return String::new();
-    }
-    let looser = child::all_below(directory).into_iter().find(|part| {
-        let cores = files.read(part, "").map_or(f64::INFINITY, |v| files.strictness(&v));
-        cores.is_finite() && cores > files.strictness(&hold.new)
-    });
-    looser.map_or_else(String::new, |part| format!(" (a process of it is limited less strictly: {})", part.display()))
 }

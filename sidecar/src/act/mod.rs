@@ -24,6 +24,7 @@ mod kill;
 mod ladder;
 pub mod launch;
 mod limit;
+mod part;
 pub(crate) mod places;
 mod process;
 mod record;

@@ -1,6 +1,7 @@
 //! The rungs that are no files of a cgroup: a duty cycle, settings of threads, settings of GPUs. Each as `limit` asks it:
 //! examined, held, looked at, released.
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 
 use pitwall_proto::v1;
 use pitwall_sidecar_core::io::{Hold, HoldState, Slot};
@@ -95,7 +96,16 @@ impl Actor {
         if knob == Knob::Nice && !super::capability::has_capability(super::capability::CAP_SYS_NICE) {
             return Err("the sidecar lacks the capability SYS_NICE: what it set could not be undone".into());
         }
-        if self.config.only_looks { Ok(()) } else { knob.probe(pid) }
+        if !self.config.only_looks {
+            return knob.probe(pid);
+        }
+        // Asked for by what the kernel asks for.
+        let theirs = std::fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid());
+        let mine = rustix::process::geteuid().as_raw();
+        match theirs == Some(mine) || super::capability::has_capability(super::capability::CAP_SYS_NICE) {
+            true => Ok(()),
+            false => Err("the sidecar lacks the capability SYS_NICE for processes of another user".into()),
+        }
     }
 
     pub(super) fn hold_threads(&self, hold: &Hold, knob: Knob) -> Result<String, String> {

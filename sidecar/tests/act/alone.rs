@@ -216,3 +216,31 @@ async fn what_the_kernel_cannot_give_to_one_process_is_refused_with_the_reason()
     }
     clean_up(&actor).await;
 }
+
+#[tokio::test]
+async fn a_whole_below_its_part_lowers_it_and_gives_it_back() {
+    let bench = Bench::shell(TWO);
+    let (actor, _exits) = bench.life();
+    let _swept = Swept(&actor);
+    let rung = match rung(&actor) {
+        Ok(rung) => rung,
+        Err(reason) => return skip("a_whole_below_its_part_lowers_it_and_gives_it_back", &reason),
+    };
+    let (_, first, _) = two(&actor).await;
+    let part = examine_slot(&actor, slot(Resource::Cpu, Some(&first), rung), 0.8).await.unwrap();
+    hold(&actor, &part).await;
+    for cores in [0.3, 0.5] {
+        let whole = examine_slot(&actor, slot(Resource::Cpu, None, rung), cores).await.unwrap();
+        hold(&actor, &whole).await;
+        assert_eq!(verify(&actor, &whole).await, HoldState::Ours);
+        assert_eq!(verify(&actor, &part).await, HoldState::Ours, "{cores}: the stricter one holds both");
+    }
+    let whole = examine_slot(&actor, slot(Resource::Cpu, None, rung), 0.5).await.unwrap();
+    assert_eq!(release(&actor, &whole).await, HoldState::Ours);
+    let file = if rung == "cgroup2" { "cpu.max" } else { "cpu.cfs_quota_us" };
+    assert!(raw(&part.place, file).starts_with("16000"), "what remains comes back: {}", raw(&part.place, file));
+    assert_eq!(verify(&actor, &part).await, HoldState::Ours);
+    assert_eq!(release(&actor, &part).await, HoldState::Ours);
+    assert!(!Path::new(&part.place).exists());
+    clean_up(&actor).await;
+}
