@@ -22,12 +22,18 @@ pub struct Record {
     pub cpu: Option<PathBuf>,
     pub cpuacct: Option<PathBuf>,
     pub memory: Option<PathBuf>,
+    // Absent in the files of older versions.
+    #[serde(default)]
+    pub pids: Option<PathBuf>,
+    #[serde(default)]
+    pub blkio: Option<PathBuf>,
+    #[serde(default)]
+    pub freezer: Option<PathBuf>,
 }
 
 impl Record {
     pub fn new(boot_id: String, root: &v1::ProcessIdentity, places: &Places) -> Self {
-        // The agent's own cgroups are made without this one.
-        let Places { v2, cpu, cpuacct, memory, pids: _, blkio: _ } = places.clone();
+        let Places { v2, cpu, cpuacct, memory, pids, blkio, freezer } = places.clone();
         Self {
             boot_id,
             pid: root.pid,
@@ -37,6 +43,9 @@ impl Record {
             cpu,
             cpuacct,
             memory,
+            pids,
+            blkio,
+            freezer,
         }
     }
 
@@ -50,8 +59,9 @@ impl Record {
             cpu: self.cpu.clone(),
             cpuacct: self.cpuacct.clone(),
             memory: self.memory.clone(),
-            pids: None,
-            blkio: None,
+            pids: self.pids.clone(),
+            blkio: self.blkio.clone(),
+            freezer: self.freezer.clone(),
         }
     }
 

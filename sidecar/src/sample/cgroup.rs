@@ -21,26 +21,25 @@ pub struct Places {
     pub memory: Option<PathBuf>,
     pub pids: Option<PathBuf>,
     pub blkio: Option<PathBuf>,
+    pub freezer: Option<PathBuf>,
 }
 
 impl Places {
-    pub fn all(&self) -> [Option<&Path>; 6] {
-        [&self.v2, &self.cpu, &self.cpuacct, &self.memory, &self.pids, &self.blkio].map(Option::as_deref)
-    }
-
-    pub fn all_mut(&mut self) -> [&mut Option<PathBuf>; 6] {
-        [&mut self.v2, &mut self.cpu, &mut self.cpuacct, &mut self.memory, &mut self.pids, &mut self.blkio]
-    }
-
     /// Each directory once.
     pub fn directories(&self) -> Vec<&Path> {
         let mut all: Vec<&Path> = Vec::new();
-        for place in self.all().into_iter().flatten() {
-            if !all.contains(&place) {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        for place in [v2, cpu, cpuacct, memory, pids, blkio, freezer].into_iter().flatten() {
+            if !all.contains(&place.as_path()) {
                 all.push(place);
             }
         }
         all
+    }
+
+    pub fn each_mut(&mut self) -> [&mut Option<PathBuf>; 7] {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        [v2, cpu, cpuacct, memory, pids, blkio, freezer]
     }
 
     /// Where the processes are listed.
@@ -54,8 +53,9 @@ impl Places {
 
     /// For people: which counters tell of the agent.
     pub fn source(&self) -> &'static str {
-        let v1 = self.all().iter().skip(1).any(Option::is_some);
-        match (&self.v2, v1) {
+        let Self { v2, cpu: _, cpuacct, memory, pids, blkio, freezer: _ } = self;
+        let v1 = [cpuacct, memory, pids, blkio].into_iter().any(Option::is_some);
+        match (v2, v1) {
             (Some(_), true) => "cgroup v1 and v2",
             (Some(_), false) => "cgroup v2",
             (None, true) => "cgroup v1",
@@ -72,7 +72,8 @@ impl Places {
             cpuacct: has("cpuacct.usage"),
             memory: has("memory.usage_in_bytes"),
             pids: has("pids.current").filter(|_| !directory.join("cgroup.controllers").exists()),
-            blkio: has("blkio.throttle.io_service_bytes"),
+            blkio: has("blkio.throttle.read_bps_device"),
+            freezer: has("freezer.state"),
         }
     }
 
@@ -86,6 +87,7 @@ impl Places {
             memory: there(self.memory),
             pids: there(self.pids),
             blkio: there(self.blkio),
+            freezer: there(self.freezer),
         }
     }
 }
@@ -142,6 +144,7 @@ impl Hierarchies {
                     ("memory", &mut places.memory),
                     ("pids", &mut places.pids),
                     ("blkio", &mut places.blkio),
+                    ("freezer", &mut places.freezer),
                 ] {
                     if named(name) {
                         place.get_or_insert_with(|| directory.clone());

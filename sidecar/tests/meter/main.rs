@@ -104,7 +104,7 @@ async fn without_a_cgroup_what_forks_is_not_attributed_and_the_rest_is_exact() {
 
 #[tokio::test]
 async fn memory_and_limits_are_those_of_the_cgroup() {
-    let bench = told_to("x=$(head -c 33554432 /dev/zero | tr '\\0' x)");
+    let bench = told_to("x=$(head -c 12582912 /dev/zero | tr '\\0' x)");
     let (actor, _exits) = bench.life();
     let _swept = Swept(&actor);
     if lacks_cgroup("memory_and_limits_are_those_of_the_cgroup", &actor) {
@@ -120,7 +120,7 @@ async fn memory_and_limits_are_those_of_the_cgroup() {
     let samples: Vec<Sample> = (0..SLOW_LOOKS).map(|_| sampler.sample()).collect();
     let last = samples.last().unwrap();
     assert!(samples.iter().any(|s| s.agent.cpu_limit_cores == Some(0.5)), "{last:?}");
-    const HELD: u64 = 32 << 20;
+    const HELD: u64 = 12 << 20;
     assert!(last.processes[0].memory_bytes.unwrap() >= HELD, "{last:?}");
     assert!(last.agent.memory_bytes.unwrap() >= HELD, "{last:?}");
     let peaks = samples.iter().filter_map(|s| s.agent.memory_peak_bytes);
