@@ -58,7 +58,7 @@ pub fn make(hierarchies: &Hierarchies, name: &str, self_exe: &Path) -> (Places, 
     for directory in refused {
         refusals.push(format!("a process may not be moved to {}", directory.display()));
         let _ = std::fs::remove_dir(&directory);
-        for place in places.all_mut() {
+        for place in places.each_mut() {
             if place.as_ref() == Some(&directory) {
                 *place = None;
             }
@@ -194,10 +194,10 @@ pub fn guard(hierarchies: &Hierarchies, directory: &Path) -> Result<(), String> 
 /// The cgroups of a process that was started by somebody else, as far as they hold it and its descendants alone.
 pub fn own_of(hierarchies: &Hierarchies, pid: i32, agents: &[i32]) -> Result<Places, String> {
     let mut places = hierarchies.of_process(pid);
-    let mut why = String::from("no cgroup of it is visible here");
+    let mut why = None;
     let mut proc = ProcFs::default();
     let mut pids = Vec::new();
-    for place in places.all_mut() {
+    for place in places.each_mut() {
         *place = place.take().map(leaf_of);
         let Some(directory) = place else { continue };
         members(&mut proc, directory, &mut pids);
@@ -206,11 +206,12 @@ pub fn own_of(hierarchies: &Hierarchies, pid: i32, agents: &[i32]) -> Result<Pla
             None => guard(hierarchies, directory),
         };
         if let Err(refusal) = refusal {
-            why = refusal;
+            // The first is of what limits the CPU.
+            why.get_or_insert(refusal);
             *place = None;
         }
     }
-    if places.is_empty() { Err(why) } else { Ok(places) }
+    if places.is_empty() { Err(why.unwrap_or_else(|| "no cgroup of it is visible here".into())) } else { Ok(places) }
 }
 
 /// Removes the cgroups and those that the agent made below them. To be called when no process is left in them.

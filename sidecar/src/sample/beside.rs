@@ -83,7 +83,7 @@ impl Beside {
     pub fn places_of(&self, pid: i32) -> Result<Places, String> {
         let mut places = self.hierarchies.of_process(pid);
         // On a hybrid host all of them are in the top cgroup of the unified hierarchy.
-        for place in places.all_mut() {
+        for place in places.each_mut() {
             *place = place.take().map(leaf_of);
             place.take_if(|directory| guard(&self.hierarchies, directory).is_err());
         }

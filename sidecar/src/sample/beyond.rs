@@ -32,7 +32,7 @@ impl Beyond {
             return;
         }
         self.places = places_below(&top);
-        for place in self.places.all_mut() {
+        for place in self.places.each_mut() {
             place.take_if(|directory| !holds_only(proc, directory, stats));
         }
     }
@@ -48,7 +48,6 @@ fn places_below(top: &Path) -> Places {
         memory: of(&["memory"], "memory.usage_in_bytes"),
         pids: of(&["pids"], "pids.current"),
         blkio: of(&["blkio"], "blkio.throttle.io_service_bytes"),
-        // Nothing is counted there.
         freezer: None,
     }
 }

@@ -25,25 +25,21 @@ pub struct Places {
 }
 
 impl Places {
-    pub fn all(&self) -> [Option<&Path>; 7] {
-        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
-        [v2, cpu, cpuacct, memory, pids, blkio, freezer].map(Option::as_deref)
-    }
-
-    pub fn all_mut(&mut self) -> [&mut Option<PathBuf>; 7] {
-        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
-        [v2, cpu, cpuacct, memory, pids, blkio, freezer]
-    }
-
     /// Each directory once.
     pub fn directories(&self) -> Vec<&Path> {
         let mut all: Vec<&Path> = Vec::new();
-        for place in self.all().into_iter().flatten() {
-            if !all.contains(&place) {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        for place in [v2, cpu, cpuacct, memory, pids, blkio, freezer].into_iter().flatten() {
+            if !all.contains(&place.as_path()) {
                 all.push(place);
             }
         }
         all
+    }
+
+    pub fn each_mut(&mut self) -> [&mut Option<PathBuf>; 7] {
+        let Self { v2, cpu, cpuacct, memory, pids, blkio, freezer } = self;
+        [v2, cpu, cpuacct, memory, pids, blkio, freezer]
     }
 
     /// Where the processes are listed.
@@ -57,8 +53,9 @@ impl Places {
 
     /// For people: which counters tell of the agent.
     pub fn source(&self) -> &'static str {
-        let v1 = self.all().iter().skip(1).any(Option::is_some);
-        match (&self.v2, v1) {
+        let Self { v2, cpu: _, cpuacct, memory, pids, blkio, freezer: _ } = self;
+        let v1 = [cpuacct, memory, pids, blkio].into_iter().any(Option::is_some);
+        match (v2, v1) {
             (Some(_), true) => "cgroup v1 and v2",
             (Some(_), false) => "cgroup v2",
             (None, true) => "cgroup v1",

@@ -159,7 +159,9 @@ impl Reader {
     /// Into `now`. False: they are not the cgroups of the last call, so nothing has grown since. `slow`: also what seldom
     /// changes, or costs more.
     pub fn read(&mut self, places: &Places, slow: bool, now: &mut Counters) -> bool {
-        let identities = || places.all().map(|place| place.and_then(directory_identity));
+        let Places { v2, cpu, cpuacct, memory, pids, blkio, freezer: _ } = places;
+        let all = [v2, cpu, cpuacct, memory, pids, blkio];
+        let identities = || all.map(|place| place.as_deref().and_then(directory_identity));
         let same = self.places == *places && identities()[..] == self.identities[..];
         if !same {
             self.identities.clear();

@@ -27,6 +27,7 @@ mod network;
 mod parse;
 pub mod procfs;
 mod rates;
+mod slow;
 mod table;
 
 use beyond::Beyond;
@@ -39,13 +40,12 @@ use members::{is_known, keep_known};
 use network::Network;
 use procfs::{ProcFs, Stat, parse_stat};
 use rates::{Before, Sums};
+use slow::SlowLook;
 use table::Table;
 
 /// So many samples apart are the looks at what is dear: I/O, descriptors and command lines of the largest processes,
 /// limits, network, workspace, the host's memory.
 const SLOW_EVERY: u64 = 5;
-/// Processes that are looked at that closely. As many as a reading names.
-const CLOSELY: usize = 20;
 /// Over less time nothing has a rate: the kernel's own steps are 10 ms.
 const INTERVAL_MIN_S: f64 = 0.02;
 
@@ -77,15 +77,6 @@ struct Last {
     sidecar_cpu_ns: u64,
     /// By pid and start time.
     members: Vec<(i32, u64)>,
-}
-
-/// The last look at what is dear.
-#[derive(Default)]
-struct SlowLook {
-    at_ns: Option<u64>,
-    seconds: Option<f64>,
-    /// Read and written by all processes, bytes per second.
-    io: Option<(f64, f64)>,
 }
 
 /// The sidecar's own memory and threads.
@@ -286,57 +277,6 @@ impl Sampler {
         Some(usage)
     }
 
-    /// I/O, descriptors and command line of the largest; I/O of all that ran, where no cgroup counts it.
-    fn look_closely(&mut self, processes: &mut [v1::ProcessUsage], boot_ns: u64) {
-        let last_ns = self.slow.at_ns.replace(boot_ns);
-        let seconds = last_ns.map(|at| boot_ns.saturating_sub(at) as f64 / 1e9).filter(|s| *s >= INTERVAL_MIN_S);
-        self.slow.seconds = seconds;
-        let add_up = self.counters.devices.is_none();
-        let mut sum: Option<(f64, f64)> = None;
-        for (n, usage) in processes.iter_mut().enumerate() {
-            let Some(pid) = usage.identity.as_ref().map(|i| i.pid) else { continue };
-            let Self { table, .. } = self;
-            let moved = table.entry(pid).is_some_and(|e| std::mem::take(&mut e.slow.moved) || e.slow.io.is_none());
-            if n < CLOSELY || add_up && moved {
-                let io = table.proc.io(pid);
-                let close = (n < CLOSELY).then(|| {
-                    let command = table.proc.raw_command_line(pid).and_then(command::shown).unwrap_or_default();
-                    (table.proc.descriptors(pid), command)
-                });
-                let Some(entry) = table.entry(pid) else { continue };
-                // What was born since the last look has moved nothing before.
-                let born_at_ns = entry.stat.start_ticks as f64 / self.ticks_per_second * 1e9;
-                let newborn = last_ns.is_some_and(|at| born_at_ns >= at as f64).then(procfs::Io::default);
-                let before = entry.slow.io.or(newborn);
-                entry.slow.rates = seconds.zip(io.zip(before)).and_then(|(seconds, (now, then))| {
-                    let rate = |then, now| Some(rates::grown(Some(then), Some(now))? as f64 / seconds);
-                    rate(then.read, now.read).zip(rate(then.written, now.written))
-                });
-                entry.slow.io = io;
-                if let Some((descriptors, command)) = close {
-                    (entry.slow.descriptors, entry.slow.command) = (descriptors, command);
-                }
-            } else if let Some(entry) = table.entry(pid) {
-                // It rested, so it moved nothing; or a cgroup counts for it, and its own share is not looked at.
-                entry.slow.rates = entry.slow.rates.filter(|_| add_up).map(|_| (0.0, 0.0));
-                if !add_up {
-                    (entry.slow.io, entry.slow.descriptors) = (None, None);
-                }
-            }
-            let Some(entry) = table.entry(pid) else { continue };
-            usage.read_bytes_per_s = entry.slow.rates.map(|r| r.0);
-            usage.write_bytes_per_s = entry.slow.rates.map(|r| r.1);
-            usage.descriptors = entry.slow.descriptors;
-            usage.command.clone_from(&entry.slow.command);
-            if let Some((read, written)) = entry.slow.rates {
-                let (r, w) = sum.unwrap_or_default();
-                sum = Some((r + read, w + written));
-            }
-        }
-        self.slow.io = sum;
-        self.filesystem = self.workspace.as_ref().and_then(|at| filesystem(at));
-    }
-
     fn own_usage(&mut self, cpu_cores: Option<f64>, slow: bool) -> v1::Usage {
         if slow {
             let own = self.own.stat.read(&mut self.own.buffer).and_then(parse_stat);
@@ -384,18 +324,6 @@ fn largest_first(a: &v1::ProcessUsage, b: &v1::ProcessUsage) -> std::cmp::Orderi
     let cpu = |u: &v1::ProcessUsage| u.cpu_cores.unwrap_or(0.0);
     let pid = |u: &v1::ProcessUsage| u.identity.as_ref().map_or(0, |i| i.pid);
     cpu(b).total_cmp(&cpu(a)).then(b.memory_bytes.cmp(&a.memory_bytes)).then(pid(a).cmp(&pid(b)))
-}
-
-fn filesystem(at: &std::path::Path) -> Option<v1::Filesystem> {
-    let found = rustix::fs::statvfs(at).ok()?;
-    // Some file systems have no inodes to run out of.
-    let inodes = (found.f_files > 0).then_some(());
-    Some(v1::Filesystem {
-        free_bytes: found.f_bavail.checked_mul(found.f_frsize),
-        total_bytes: found.f_blocks.checked_mul(found.f_frsize),
-        free_inodes: inodes.map(|()| found.f_favail),
-        total_inodes: inodes.map(|()| found.f_files),
-    })
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

@@ -137,10 +137,10 @@ impl ProcFs {
     /// How many descriptors it has open. Newer kernels give that as the directory's size.
     pub fn descriptors(&mut self, pid: i32) -> Option<u32> {
         self.set_path(pid, "fd")?;
-        let size = rustix::fs::stat(&self.path).ok()?.st_size;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Also where the size is known: who may not look does not learn it.
+        // Who may not look does not learn it.
         let directory = rustix::fs::open(&self.path, flags, Mode::empty()).ok()?;
+        let size = rustix::fs::fstat(&directory).ok()?.st_size;
         if size > 0 {
             return u32::try_from(size).ok();
         }

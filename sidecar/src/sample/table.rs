@@ -13,7 +13,7 @@ use super::clocks;
 use super::kept::{open, read_piece, read_whole};
 use super::members::Look;
 use super::parse;
-use super::procfs::{Io, PIDS_MAX, ProcFs, Stat, parse_stat};
+use super::procfs::{Io, Name, PIDS_MAX, ProcFs, Stat, parse_stat};
 
 /// Every so many ticks each `stat` is read: memory and threads of those that did not move.
 const FULL_EVERY: u64 = 10;
@@ -60,6 +60,8 @@ pub struct Slow {
     pub rates: Option<(f64, f64)>,
     pub descriptors: Option<u32>,
     pub command: String,
+    /// The name that the process had when that was read: another one is another program.
+    pub command_of: Name,
     /// It used CPU since the last slow look.
     pub moved: bool,
 }

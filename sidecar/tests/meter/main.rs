@@ -7,16 +7,17 @@
 mod bench;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use pitwall_sidecar::act::Actor;
 use pitwall_sidecar::sample::Sampler;
 use pitwall_sidecar::sample::cgroup::Places;
 use pitwall_sidecar_core::io::Sample;
 
-use bench::{Bench, Swept, cgroup_rung, clean_up, launched, no_cgroup, skip, until};
+use bench::{Bench, SLACK, Swept, cgroup_rung, clean_up, launched, no_cgroup, skip, until};
 
 /// Clock ticks of the kernel's account, and what passes between two looks at it.
-const SLACK_MS: f64 = 40.0;
+const SLACK_MS: f64 = 25.0;
 /// More samples than lie between two slow looks.
 const SLOW_LOOKS: usize = 6;
 
@@ -33,7 +34,12 @@ async fn tell(bench: &Bench) {
     // Returns when the other end was opened.
     tokio::task::spawn_blocking(move || std::fs::write(go, "go\n")).await.unwrap().unwrap();
     let done = bench.path("work/done");
-    until("it is done", || done.exists().then_some(())).await;
+    // An emulated kernel takes its time.
+    let deadline = Instant::now() + 8 * SLACK;
+    while !done.exists() {
+        assert!(Instant::now() < deadline, "never: it is done");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Milliseconds of CPU: its own, and that of children it has waited for.
@@ -60,7 +66,7 @@ fn lacks_cgroup(test: &str, actor: &Actor) -> bool {
 
 #[tokio::test]
 async fn what_forks_is_measured_whole_in_a_cgroup_of_its_own() {
-    let bench = told_to("i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done");
+    let bench = told_to("i=0; while [ $i -lt 300 ]; do (:); i=$((i+1)); done");
     let (actor, _exits) = bench.life();
     let _swept = Swept(&actor);
     if lacks_cgroup("what_forks_is_measured_whole_in_a_cgroup_of_its_own", &actor) {
@@ -86,7 +92,7 @@ async fn what_forks_is_measured_whole_in_a_cgroup_of_its_own() {
 
 #[tokio::test]
 async fn without_a_cgroup_what_forks_is_not_attributed_and_the_rest_is_exact() {
-    let bench = told_to("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done");
+    let bench = told_to("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done");
     let (actor, _exits) = bench.life_without_cgroup();
     let _swept = Swept(&actor);
     let root = launched(&actor).await;
@@ -104,7 +110,7 @@ async fn without_a_cgroup_what_forks_is_not_attributed_and_the_rest_is_exact() {
 
 #[tokio::test]
 async fn memory_and_limits_are_those_of_the_cgroup() {
-    let bench = told_to("x=$(head -c 33554432 /dev/zero | tr '\\0' x)");
+    let bench = told_to("x=$(head -c 12582912 /dev/zero | tr '\\0' x)");
     let (actor, _exits) = bench.life();
     let _swept = Swept(&actor);
     if lacks_cgroup("memory_and_limits_are_those_of_the_cgroup", &actor) {
@@ -120,7 +126,7 @@ async fn memory_and_limits_are_those_of_the_cgroup() {
     let samples: Vec<Sample> = (0..SLOW_LOOKS).map(|_| sampler.sample()).collect();
     let last = samples.last().unwrap();
     assert!(samples.iter().any(|s| s.agent.cpu_limit_cores == Some(0.5)), "{last:?}");
-    const HELD: u64 = 32 << 20;
+    const HELD: u64 = 12 << 20;
     assert!(last.processes[0].memory_bytes.unwrap() >= HELD, "{last:?}");
     assert!(last.agent.memory_bytes.unwrap() >= HELD, "{last:?}");
     let peaks = samples.iter().filter_map(|s| s.agent.memory_peak_bytes);

@@ -24,7 +24,11 @@ fn plan(quotas: Vec<v1::Quota>) -> v1::AgentPlan {
 
 /// With this plan, and from then on without the orchestrator.
 fn alone(plan: v1::AgentPlan) -> World {
-    let mut world = World::new();
+    alone_without(plan, &[])
+}
+
+fn alone_without(plan: v1::AgentPlan, rungs: &[&'static str]) -> World {
+    let mut world = World::without(rungs);
     world.orchestrator.plan = Some(plan);
     // Nothing is above anything yet.
     let cpu = std::mem::replace(&mut world.cpu, 0.0);
@@ -120,7 +124,7 @@ fn the_largest_that_is_not_protected_is_killed_once_in_its_cooldown() {
 
 #[test]
 fn what_cannot_be_done_here_is_told_once() {
-    let mut world = alone(plan(vec![quota(0.3, OnExceed::Freeze)]));
+    let mut world = alone_without(plan(vec![quota(0.3, OnExceed::Freeze)]), &["throttle.freeze.cgroup2"]);
     world.run(120_000);
     let acted = acted(&mut world);
     assert_eq!(acted.len(), 1, "{acted:?}");

@@ -63,6 +63,8 @@ pub struct World {
     /// Command names of processes that are not called `agent`, and what they use where it is not an even share.
     pub names: BTreeMap<i32, &'static str>,
     pub uses: BTreeMap<i32, f64>,
+    /// Rungs that are not there.
+    without: Vec<&'static str>,
 }
 
 const RUNGS: [&str; 6] = [
@@ -80,6 +82,11 @@ pub fn process(pid: i32, start_ticks: u64) -> v1::ProcessIdentity {
 
 impl World {
     pub fn new() -> Self {
+        Self::without(&[])
+    }
+
+    /// These rungs are not there.
+    pub fn without(rungs: &[&'static str]) -> Self {
         let mut world = World {
             boot_ms: 1_000_000,
             boot_id: "boot".into(),
@@ -118,6 +125,7 @@ impl World {
             starts: 0,
             names: BTreeMap::new(),
             uses: BTreeMap::new(),
+            without: rungs.to_vec(),
         };
         world.start();
         world
@@ -138,6 +146,7 @@ impl World {
             host: v1::HostUsage { boot_id: self.boot_id.clone(), ..Default::default() },
             capabilities: RUNGS
                 .into_iter()
+                .filter(|name| !self.without.contains(name))
                 .chain(["kill", if self.beside { "activate" } else { "launch" }, "restart"])
                 .map(capability)
                 .collect(),
