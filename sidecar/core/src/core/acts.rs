@@ -129,6 +129,7 @@ impl Core {
             if !alive.contains(&named::id(&target)) {
                 self.tell_acted(act, true, &format!("{} was gone when the sidecar came back", shown(&target)));
                 self.tell(Kind::ProcessGone(v1::ProcessGone { process: Some(target) }));
+                self.own.remedies.acted(self.now.boot_ms, &target_of(act));
                 return self.end_act(&act.id);
             }
             self.own.recovered.remove(&act.id);

@@ -63,6 +63,10 @@ pub(super) struct Own {
 impl Own {
     pub fn recovered(kept: &Kept, now: Now, boot_id: &str) -> Self {
         let mut own = Self { recovered: kept.acts.keys().cloned().collect(), ..Self::default() };
+        for act in kept.acts.values() {
+            let decided = act.decided.clone().unwrap_or_default();
+            own.remedies.acted(clock::on_this_boot(now, boot_id, &decided), &target_of(act));
+        }
         for (topic, fact) in kept.spool.all_told() {
             match (topic, &fact.kind) {
                 (Topic::Acted(target), _) => {
