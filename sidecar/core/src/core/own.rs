@@ -48,6 +48,8 @@ pub(super) struct Own {
     oom: Oom,
     lines: Lines,
     pub disk_bytes: Option<u64>,
+    /// The agent's end, where no plan was there to say what follows from it.
+    pub ended: Option<v1::AgentExited>,
     /// The latest sample, for what happens in between.
     last: Sample,
     /// When each act's record is durable.

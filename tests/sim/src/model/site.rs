@@ -59,6 +59,8 @@ pub struct SiteModel {
     pub limit: Option<state::Limit>,
     /// Commands whose lease is in the file.
     pub leases: BTreeSet<String>,
+    /// What the sidecar does by itself, as the file has it.
+    pub own: BTreeMap<String, state::Act>,
     /// Facts up to here wait no more.
     pub acked: u64,
     /// Highest fact in the file.
@@ -155,6 +157,7 @@ impl SiteModel {
         self.commands.clear();
         self.limit = None;
         self.leases.clear();
+        self.own.clear();
         self.waiting.clear();
         self.newest.clear();
         (self.last_fact, self.acked, self.untold) = (0, 0, 0);
@@ -393,7 +396,13 @@ impl SiteModel {
             }
             Body::Limit(limit) => self.limit = Some(limit),
             Body::LimitGone(_) => self.limit = None,
-            Body::Format(_) | Body::Plan(_) | Body::Act(_) | Body::ActEnded(_) | Body::OwnPolicy(_) => {}
+            Body::Act(act) => {
+                self.own.insert(act.id.clone(), act);
+            }
+            Body::ActEnded(ended) => {
+                self.own.remove(&ended.id);
+            }
+            Body::Format(_) | Body::Plan(_) | Body::OwnPolicy(_) => {}
         }
     }
 

@@ -235,6 +235,21 @@ fn an_agent_that_cannot_live_is_started_again_ever_later_and_then_given_up() {
 }
 
 #[test]
+fn an_agent_that_is_faster_than_its_first_plan_is_started_again_when_that_comes() {
+    let mut world = World::new();
+    world.orchestrator.mute = true;
+    world.orchestrator.plan = Some(restarting(RestartOn::Failure, 3));
+    world.run(1_000);
+    dies(&mut world, 3);
+    world.run(5_000);
+    assert_eq!(world.launches, 0, "nobody asks for it yet");
+    world.lose_connection();
+    world.orchestrator.mute = false;
+    world.run(130_000);
+    assert_eq!(world.launches, 1);
+}
+
+#[test]
 fn who_ends_well_is_not_started_again_on_failure_nor_anybody_without_a_policy() {
     for (part, code, launches) in [
         (restarting(RestartOn::Failure, 3), 0, 0),
