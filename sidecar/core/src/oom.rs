@@ -1,7 +1,7 @@
 //! Whom did the kernel kill for want of memory? The cgroup counts its kills and names nobody: of the processes that
 //! vanished about then, the largest is told, with the memory that it was seen with last. Where none was seen to vanish (it
 //! came and went between two samples) nobody is named.
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use pitwall_proto::v1;
 
@@ -34,20 +34,18 @@ pub struct Oom {
 
 impl Oom {
     pub fn sampled(&mut self, now: u64, sample: &Sample) -> Option<v1::OutOfMemory> {
-        let named = sample.processes.iter().filter_map(|p| Some((p.identity.as_ref()?, p.memory_bytes)));
-        let alive: BTreeSet<Id> = named.clone().map(|(process, _)| id(process)).collect();
-        for (id, (process, memory)) in std::mem::take(&mut self.before) {
-            if !alive.contains(&id) {
-                self.gone.push_back(Gone { process, memory, at: now });
-            }
+        // Where nobody counts kills there is nobody to name.
+        let kills = sample.oom_kills.unwrap_or(0);
+        if sample.oom_kills.is_none() {
+            self.before.clear();
+        } else {
+            self.look(now, sample);
         }
         self.gone.retain(|g| now.saturating_sub(g.at) <= ABOUT_MS);
         while self.gone.len() > GONE_MAX {
             self.gone.pop_front();
         }
-        self.before = named.filter_map(|(p, memory)| Some((id(p), (p.clone(), memory?)))).collect();
         let agent_bytes = std::mem::replace(&mut self.agent_bytes, sample.agent.memory_bytes);
-        let kills = sample.oom_kills.unwrap_or(0);
         let told = self.tell(kills, agent_bytes);
         if told.is_none() && kills > 0 {
             // Perhaps the next sample shows who is gone.
@@ -55,6 +53,23 @@ impl Oom {
             self.pending_bytes = agent_bytes;
         }
         told
+    }
+
+    /// Who is there now, and who of those before is not.
+    fn look(&mut self, now: u64, sample: &Sample) {
+        let mut before = std::mem::take(&mut self.before);
+        for process in &sample.processes {
+            let Some(identity) = process.identity.as_ref() else { continue };
+            let known = before.remove(&id(identity));
+            let memory = process.memory_bytes.or(known.as_ref().map(|(_, memory)| *memory));
+            if let Some(memory) = memory {
+                // After an exec it has another name.
+                let known = known.map(|(known, _)| known).filter(|known| known.name == identity.name);
+                let identity = known.unwrap_or_else(|| identity.clone());
+                self.before.insert(id(&identity), (identity, memory));
+            }
+        }
+        self.gone.extend(before.into_values().map(|(process, memory)| Gone { process, memory, at: now }));
     }
 
     fn tell(&mut self, kills: u64, agent_bytes: Option<u64>) -> Option<v1::OutOfMemory> {

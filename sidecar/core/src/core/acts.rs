@@ -45,14 +45,14 @@ impl Core {
     }
 
     /// Own leases go on while they are wanted, and end when the use has stayed below.
-    pub(super) fn release_calm(&mut self, plan: &v1::AgentPlan) {
+    pub(super) fn release_calm(&mut self) {
         let now = self.now.boot_ms;
         let held =
             self.kept.acts.values().filter(|a| a.kind() == ActKind::Lease && a.action == OnExceed::Throttle as i32);
         for act in held.cloned().collect::<Vec<_>>() {
             let target = target_of(&act);
             let Some(lease) = self.kept.leases.get(&act.id).cloned() else { continue };
-            let for_ms = for_of(plan, &target);
+            let for_ms = self.kept.plan.as_ref().map_or(0, |plan| for_of(plan, &target));
             if self.own.remedies.is_calm(now, &target, for_ms) {
                 self.own.remedies.acted(now, &target);
                 self.end_lease(&act.id, LeaseState::Ended, "the use has stayed below the quota");
@@ -76,9 +76,9 @@ impl Core {
     }
 
     pub(super) fn settle_own(&mut self) {
-        let plan = self.kept.plan.as_ref().map_or(&[][..], |p| &p.health).to_vec();
         if self.stop.is_none() {
-            let (probes, gone) = self.own.health.start_due(self.now.boot_ms, &plan);
+            let plan = self.kept.plan.as_ref().map_or(&[][..], |p| &p.health);
+            let (probes, gone) = self.own.health.start_due(self.now.boot_ms, plan);
             for check in probes {
                 self.out.push(Action::Probe { deliverable: String::new(), check: Box::new(check) });
             }
@@ -129,6 +129,7 @@ impl Core {
             if !alive.contains(&named::id(&target)) {
                 self.tell_acted(act, true, &format!("{} was gone when the sidecar came back", shown(&target)));
                 self.tell(Kind::ProcessGone(v1::ProcessGone { process: Some(target) }));
+                self.own.remedies.acted(self.now.boot_ms, &target_of(act));
                 return self.end_act(&act.id);
             }
             self.own.recovered.remove(&act.id);
@@ -157,8 +158,8 @@ impl Core {
     }
 
     pub(super) fn health_observed(&mut self, observation: &Observation) {
-        let plan = self.kept.plan.as_ref().map_or(&[][..], |p| &p.health).to_vec();
-        let Some(change) = self.own.health.observed(self.now.boot_ms, &plan, observation) else { return };
+        let plan = self.kept.plan.as_ref().map_or(&[][..], |p| &p.health);
+        let Some(change) = self.own.health.observed(self.now.boot_ms, plan, observation) else { return };
         let told = matches!(self.told(&Topic::Health(change.fact.name.clone())),
             Some(Kind::Health(before)) if before.healthy == change.fact.healthy);
         if !told {

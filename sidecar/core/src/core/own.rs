@@ -48,6 +48,8 @@ pub(super) struct Own {
     oom: Oom,
     lines: Lines,
     pub disk_bytes: Option<u64>,
+    /// The agent's end, where no plan was there to say what follows from it.
+    pub ended: Option<v1::AgentExited>,
     /// The latest sample, for what happens in between.
     last: Sample,
     /// When each act's record is durable.
@@ -63,6 +65,10 @@ pub(super) struct Own {
 impl Own {
     pub fn recovered(kept: &Kept, now: Now, boot_id: &str) -> Self {
         let mut own = Self { recovered: kept.acts.keys().cloned().collect(), ..Self::default() };
+        for act in kept.acts.values() {
+            let decided = act.decided.clone().unwrap_or_default();
+            own.remedies.acted(clock::on_this_boot(now, boot_id, &decided), &target_of(act));
+        }
         for (topic, fact) in kept.spool.all_told() {
             match (topic, &fact.kind) {
                 (Topic::Acted(target), _) => {
@@ -97,10 +103,6 @@ fn word(resource: Resource) -> &'static str {
 }
 
 impl Core {
-    fn plan_part(&self) -> v1::AgentPlan {
-        self.kept.plan.clone().unwrap_or_default()
-    }
-
     /// May this sidecar do anything by itself?
     pub(super) fn acts_by_itself(&self) -> bool {
         self.stop.is_none() && !self.only_observes() && self.starts_agent_at_once()
@@ -150,45 +152,43 @@ impl Core {
 
     /// A process was killed that may come back.
     pub(super) fn watch_for_return(&mut self, victim: &v1::ProcessIdentity) {
-        let plan = self.plan_part();
-        let own = &mut self.own;
-        own.returns.killed(self.now.boot_ms, &plan, victim, &own.last, &own.lines);
+        let (Some(plan), own) = (self.kept.plan.as_ref(), &mut self.own) else { return };
+        own.returns.killed(self.now.boot_ms, plan, victim, &own.last, &own.lines);
     }
 
-    /// Quotas, named processes and out-of-memory kills; the use of each named process.
+    /// Quotas, named processes and out-of-memory kills; the use of each named process. Once a sample: the plan is looked
+    /// at where it lies.
     pub(super) fn sampled_by_policy(&mut self, sample: &Sample) -> Vec<v1::NamedUsage> {
-        let (now, plan) = (self.now.boot_ms, self.plan_part());
-        let lines = std::mem::take(&mut self.own.lines);
-        let mut scopes = vec![Scope { disk_bytes: self.own.disk_bytes, ..Scope::agent(sample, &plan.quotas) }];
-        scopes.extend(plan.processes.iter().map(|spec| named::scope(spec, sample, &lines)));
-        for fact in self.quotas.sampled(now, &scopes) {
-            self.tell(Kind::Quota(fact));
-        }
-        for fact in self.own.returns.sampled(now, &plan, sample, &lines) {
-            self.tell(Kind::ProcessReturned(fact));
-        }
-        if let Some(fact) = self.own.oom.sampled(now, sample) {
-            self.tell(Kind::OutOfMemory(fact));
-        }
+        let (now, none) = (self.now.boot_ms, v1::AgentPlan::default());
+        let plan = self.kept.plan.as_ref().unwrap_or(&none);
+        let own = &mut self.own;
+        let mut scopes = vec![Scope { disk_bytes: own.disk_bytes, ..Scope::agent(sample, &plan.quotas) }];
+        scopes.extend(plan.processes.iter().map(|spec| named::scope(spec, sample, &own.lines)));
+        let mut facts: Vec<Kind> = self.quotas.sampled(now, &scopes).into_iter().map(Kind::Quota).collect();
+        let returned = own.returns.sampled(now, plan, sample, &own.lines);
+        facts.extend(returned.into_iter().map(Kind::ProcessReturned));
+        facts.extend(own.oom.sampled(now, sample).map(Kind::OutOfMemory));
         let in_hand: BTreeSet<Target> = self.kept.acts.values().map(target_of).collect();
-        let due = self.own.remedies.sampled(now, &scopes, |target| in_hand.contains(target));
+        let due = own.remedies.sampled(now, &scopes, |target| in_hand.contains(target)).into_iter();
+        let due = due.map(|due| {
+            let victim = victim(&due, plan, &scopes, &own.lines);
+            (due, victim)
+        });
+        let due: Vec<_> = due.collect();
         let usage = scopes[1..].iter().map(|s| v1::NamedUsage { name: s.named.into(), usage: Some(s.usage) });
         let usage = usage.collect();
-        let due: Vec<_> = due
-            .into_iter()
-            .map(|due| {
-                let victim = victim(&due, &plan, &scopes, &lines);
-                (due, victim)
-            })
-            .collect();
-        self.own.lines = lines;
-        self.own.last = sample.clone();
+        if !plan.processes.is_empty() {
+            own.last = sample.clone();
+        }
+        facts.into_iter().for_each(|fact| {
+            self.tell(fact);
+        });
         for (due, victim) in due {
             if self.acts_by_itself() {
                 self.remedy(due, victim);
             }
         }
-        self.release_calm(&plan);
+        self.release_calm();
         self.budget_passed(sample);
         usage
     }

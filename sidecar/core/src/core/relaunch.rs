@@ -105,6 +105,8 @@ impl Core {
 
     /// The agent has ended, and nobody here ended it for a restart.
     pub(super) fn ended_by_itself(&mut self, exited: &v1::AgentExited) {
+        // It was faster than the first plan, which may ask for a restart.
+        self.own.ended = self.kept.plan.is_none().then_some(*exited);
         let wanted = exited.incarnation > 0 && self.restart_policy().wants(exited.exit_code, exited.signal);
         if !wanted || !self.launches() || !self.acts_by_itself() || self.another_life_begins() {
             return;
@@ -119,6 +121,13 @@ impl Core {
         };
         if let Err(why) = self.want_restart(&format!("It had ended {how}.")) {
             self.log(true, format!("the agent ended {how} and is not started again: {why}"));
+        }
+    }
+
+    /// The first plan came.
+    pub(super) fn look_back_at_end(&mut self) {
+        if let Some(exited) = self.own.ended.take().filter(|_| self.presence.root().is_none()) {
+            self.ended_by_itself(&exited);
         }
     }
 

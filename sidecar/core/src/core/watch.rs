@@ -92,6 +92,7 @@ impl Core {
         if let Some(plan) = self.kept.plan.clone() {
             self.paths = Paths::of(&plan);
             self.out.push(Action::Adopt { plan: Box::new(plan) });
+            self.look_back_at_end();
         }
     }
 

@@ -60,6 +60,8 @@ pub struct SiteModel {
     pub limits: BTreeMap<i32, state::Limit>,
     /// Commands whose lease is in the file, and of which resource.
     pub leases: BTreeMap<String, i32>,
+    /// What the sidecar does by itself, as the file has it.
+    pub own: BTreeMap<String, state::Act>,
     /// Facts up to here wait no more.
     pub acked: u64,
     /// Highest fact in the file.
@@ -161,6 +163,7 @@ impl SiteModel {
         self.commands.clear();
         self.limits.clear();
         self.leases.clear();
+        self.own.clear();
         self.waiting.clear();
         self.newest.clear();
         (self.last_fact, self.acked, self.untold) = (0, 0, 0);
@@ -404,7 +407,13 @@ impl SiteModel {
             Body::LimitGone(gone) => {
                 self.limits.remove(&resource_of(gone.resource));
             }
-            Body::Format(_) | Body::Plan(_) | Body::Act(_) | Body::ActEnded(_) | Body::OwnPolicy(_) => {}
+            Body::Act(act) => {
+                self.own.insert(act.id.clone(), act);
+            }
+            Body::ActEnded(ended) => {
+                self.own.remove(&ended.id);
+            }
+            Body::Format(_) | Body::Plan(_) | Body::OwnPolicy(_) => {}
         }
     }
 

@@ -1,5 +1,8 @@
 //! Effects: may they begin, what do they do to the agent, and who is their cause.
-use pitwall_proto::v1::{CommandState, Resource, command_spec::Kind};
+use pitwall_proto::{
+    state,
+    v1::{CommandState, Resource, command_spec::Kind},
+};
 use pitwall_sidecar_core::io::{Effect, EffectId, EffectOutcome, Hold, Input};
 
 use super::{Event, World, agent::identity};
@@ -67,7 +70,13 @@ impl World {
                         _ => false,
                     })
                 };
-                aims(true).or_else(|| aims(false)).map(|(id, _)| id.clone())
+                // Or the sidecar's own policy wants it: this very process.
+                let own = model.own.values().any(|act| {
+                    let of = |p: &state::Process| p.pid == process.pid && p.start_ticks == process.start_ticks;
+                    act.kind() == state::ActKind::Kill && act.process.as_ref().is_some_and(of)
+                });
+                let commanded = aims(true).or_else(|| if own { None } else { aims(false) }).map(|(id, _)| id.clone());
+                commanded.or_else(|| own.then(String::new))
             }
             Effect::EndAgent { .. } | Effect::Launch => open().find(|(_, c)| c.step != 0).map(|(id, _)| id.clone()),
             Effect::Hold(hold) => {

@@ -22,7 +22,7 @@ pub fn text(variant: usize, agents: &[&str]) -> String {
     let mut text = String::from(
         "project: sim\n\
          windows: { heartbeat_every: 3s, start_grace: 10s, command_expiry: 20s, result_grace: 20s, effect_within: 30s }\n\
-         defaults: { expected_within: 20s, stall_after: 40s, activity_every: 5s, sample_every: 2s, quota: { cpu: 1, for: 3s },\n  \
+         defaults: { expected_within: 20s, stall_after: 40s, activity_every: 5s, sample_every: 2s, quota: { cpu: { hard: 1, on_exceed: kill_process, cooldown: 10s }, for: 3s },\n  \
          checks: { every: 5s, fresh_for: 15s, hysteresis: 1s } }\n\
          agents:\n  a:\n    deliverables:\n      one: { checks: [ { file: a-one.txt } ] }\n",
     );

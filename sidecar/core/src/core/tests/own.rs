@@ -239,6 +239,21 @@ fn an_agent_that_cannot_live_is_started_again_ever_later_and_then_given_up() {
 }
 
 #[test]
+fn an_agent_that_is_faster_than_its_first_plan_is_started_again_when_that_comes() {
+    let mut world = World::new();
+    world.orchestrator.mute = true;
+    world.orchestrator.plan = Some(restarting(RestartOn::Failure, 3));
+    world.run(1_000);
+    dies(&mut world, 3);
+    world.run(5_000);
+    assert_eq!(world.launches, 0, "nobody asks for it yet");
+    world.lose_connection();
+    world.orchestrator.mute = false;
+    world.run(130_000);
+    assert_eq!(world.launches, 1);
+}
+
+#[test]
 fn who_ends_well_is_not_started_again_on_failure_nor_anybody_without_a_policy() {
     for (part, code, launches) in [
         (restarting(RestartOn::Failure, 3), 0, 0),
@@ -274,29 +289,79 @@ fn a_restart_leaves_a_note_for_the_next_life() {
     assert!(world.inbox["RESUME-2.md"].contains("0.40 cores of 0.30 cores"), "{:?}", world.inbox);
 }
 
+/// Runs up to so many actions or inputs, with time in between, and then dies.
+fn dies_after(world: &mut World, steps: usize) {
+    for _ in 0..steps {
+        if !world.step() {
+            world.boot_ms += 100;
+            if world.boot_ms.is_multiple_of(1_000) {
+                let sample = world.sample();
+                world.inputs.push_back(Input::Sampled(sample));
+            }
+            world.inputs.push_back(Input::Tick);
+        }
+    }
+    world.crash(0);
+    world.start();
+}
+
 /// Between any two actions of a restart the sidecar may die: the next one brings it to its end, once.
 #[test]
 fn a_restart_survives_a_crash_between_any_two_steps() {
     for steps in 0..60 {
         let mut world = alone(plan(vec![quota(0.3, OnExceed::Restart)]));
         // Up to where it is decided.
-        world.run(2_500);
-        for _ in 0..steps {
-            if !world.step() {
-                world.boot_ms += 100;
-                if world.boot_ms.is_multiple_of(1_000) {
-                    let sample = world.sample();
-                    world.inputs.push_back(Input::Sampled(sample));
-                }
-                world.inputs.push_back(Input::Tick);
-            }
-        }
-        world.crash(0);
-        world.start();
+        world.run(1_500);
+        dies_after(&mut world, steps);
         world.run(15_000);
         assert_eq!(world.processes.len(), 1, "after {steps} steps");
         assert!(world.ended == 1 && world.launches == 1, "after {steps}: {} {}", world.ended, world.launches);
         assert!(world.durable.acts.is_empty(), "after {steps}: {:?}", world.durable.acts);
+    }
+}
+
+#[test]
+fn a_kill_survives_a_crash_between_any_two_steps_and_hits_one_only() {
+    for steps in 0..40 {
+        let mut world = alone(plan(vec![quota(0.3, OnExceed::KillProcess)]));
+        world.processes.extend([(101, 8), (102, 9)]);
+        world.uses = [(100, 0.0), (101, 0.1), (102, 0.3)].into();
+        world.run(1_500);
+        dies_after(&mut world, steps);
+        world.run(10_000);
+        assert_eq!(world.killed, [(102, 9)], "after {steps} steps");
+        assert!(world.durable.acts.is_empty(), "after {steps}: {:?}", world.durable.acts);
+        let acted = acted(&mut world);
+        assert_eq!(acted.iter().filter(|a| a.0 == "quota-cpu-1" && a.1).count(), 1, "after {steps}: {acted:?}");
+    }
+}
+
+#[test]
+fn a_throttle_survives_a_crash_between_any_two_steps_and_is_undone_in_the_end() {
+    for steps in 0..60 {
+        let mut world = alone(plan(vec![quota(0.3, OnExceed::Throttle)]));
+        world.run(1_500);
+        dies_after(&mut world, steps);
+        world.run(8_000);
+        assert_eq!(world.value, "6000 20000", "after {steps} steps");
+        world.cpu = 0.0;
+        world.run(20_000);
+        assert_eq!(world.value, OLD, "after {steps} steps");
+        assert!(world.durable.acts.is_empty() && world.durable.leases.is_empty(), "after {steps}");
+    }
+}
+
+/// A sidecar that cannot write its file does nothing by itself either: nobody would know of it after a crash.
+#[test]
+fn nothing_is_done_before_it_is_durable() {
+    for on_exceed in [OnExceed::Throttle, OnExceed::KillProcess, OnExceed::Restart] {
+        let mut world = alone(plan(vec![quota(0.3, on_exceed)]));
+        world.write_fails = true;
+        world.run(30_000);
+        assert_eq!((world.value.as_str(), world.killed.len(), world.ended), (OLD, 0, 0), "{on_exceed:?}");
+        world.write_fails = false;
+        world.run(40_000);
+        assert_ne!((world.value.as_str(), world.killed.len(), world.ended), (OLD, 0, 0), "{on_exceed:?}");
     }
 }
 
