@@ -14,13 +14,13 @@ use crate::stage::Stage;
 
 pub const AGENT_NAME: &str = "held";
 /// A lease that ends by itself while it is looked at.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(5);
 /// One that a next life of the sidecar takes over, and ends.
 const ADOPTED: Duration = Duration::from_secs(12);
 /// One that does not.
 const LONG: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_secs(3);
-/// Between the return of an orchestrator and the look whether it set anything anew.
+/// Until it is looked at once more whether anything was set anew: after an orchestrator's return or another's write.
 const RETURNS: Duration = Duration::from_secs(2);
 /// For the value, before the command is looked at again.
 const LOOKS_FOR: Duration = Duration::from_secs(1);
@@ -166,8 +166,11 @@ impl<'a> Play<'a> {
                     Kind::DutyCycle => before,
                     _ => tokio::task::block_in_place(|| self.kind.read(pid))?,
                 };
+                // Nothing is to happen, neither while the limit goes on nor at its end.
+                tokio::time::sleep(RETURNS).await;
+                let stays = |value: &str| self.kind == Kind::DutyCycle || self.kind.same(value, &theirs);
+                self.expect(pid, Duration::ZERO, stays).await.context("the other's value was written over")?;
                 self.unthrottle().await?;
-                // Nothing is to happen: looked at once more after a while.
                 tokio::time::sleep(RETURNS).await;
                 (pid, theirs, Duration::ZERO)
             }
