@@ -121,8 +121,9 @@ fn make_child(parent: &Path, name: &str) -> Result<(PathBuf, bool), String> {
     }
     let made = make_directory(parent, name)?;
     // Below a cgroup that has both processes and controllers the kernel makes such as hold no process.
+    // One that an earlier life left with a part for one process says so, and holds processes all the same.
     let kind = std::fs::read_to_string(made.join("cgroup.type")).unwrap_or_default();
-    if kind.trim() != "domain" {
+    if !["domain", "domain threaded"].contains(&kind.trim()) {
         let _ = std::fs::remove_dir(&made);
         return Err(format!("{} holds processes itself", parent.display()));
     }

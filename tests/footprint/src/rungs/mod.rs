@@ -148,8 +148,13 @@ impl Table {
                 "row": "rungs", "what": cell.rung, "way": cell.way.name(), "kernel": kernel, "place": cell.place,
                 "before": cell.before, "during": cell.during, "after": cell.after, "met": cell.good,
             });
-            if let (Value::Object(map), false) = (&mut row, cell.why.is_empty()) {
-                map.insert("why".into(), json!(cell.why));
+            if let Value::Object(map) = &mut row {
+                for (key, value) in [("dead", &cell.dead), ("adopted", &cell.adopted)] {
+                    map.extend(value.as_ref().map(|value| (key.to_owned(), json!(value))));
+                }
+                if !cell.why.is_empty() {
+                    map.insert("why".into(), json!(cell.why));
+                }
             }
             row
         };

@@ -14,14 +14,18 @@ use crate::stage::Stage;
 
 pub const AGENT_NAME: &str = "held";
 /// A lease that ends by itself while it is looked at.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(5);
+/// One that a next life of the sidecar takes over, and ends.
+const ADOPTED: Duration = Duration::from_secs(12);
 /// One that does not.
 const LONG: Duration = Duration::from_secs(30);
 const TTL: Duration = Duration::from_secs(3);
-/// Between the return of an orchestrator and the look whether it set anything anew.
+/// Until it is looked at once more whether anything was set anew: after an orchestrator's return or another's write.
 const RETURNS: Duration = Duration::from_secs(2);
 /// For the value, before the command is looked at again.
 const LOOKS_FOR: Duration = Duration::from_secs(1);
+/// Until an agent that stood still goes on without its sidecar; promised are 50 ms where a guardian can live.
+const FREED_WITHIN: Duration = Duration::from_millis(500);
 const RESTARTS_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,9 @@ pub struct Cell {
     pub before: Option<String>,
     pub during: Option<String>,
     pub after: Option<String>,
+    /// With the sidecar dead, and after its next life took over.
+    pub dead: Option<String>,
+    pub adopted: Option<String>,
     /// `None`: not tried, as `why` says.
     pub good: Option<bool>,
     pub why: String,
@@ -73,7 +80,8 @@ pub struct Cell {
 impl Cell {
     pub fn absent(rung: &Rung, way: Way, why: &str) -> Self {
         let (place, why) = (String::new(), why.to_owned());
-        Self { rung: rung.name, way, place, before: None, during: None, after: None, good: None, why }
+        let (before, during, after, dead, adopted) = (None, None, None, None, None);
+        Self { rung: rung.name, way, place, before, during, after, dead, adopted, good: None, why }
     }
 
     pub fn line(&self) -> String {
@@ -83,8 +91,12 @@ impl Cell {
             Some(false) => "NOT UNDONE",
             None => "null",
         };
+        let life = match (&self.dead, &self.adopted) {
+            (None, None) => String::new(),
+            (dead, adopted) => format!("(dead {}, adopted {}) | ", value(dead), value(adopted)),
+        };
         format!(
-            "{:<24}{:<18} {word:<11} {} | {} | {}  {}{}",
+            "{:<24}{:<18} {word:<11} {} | {} | {life}{}  {}{}",
             self.rung,
             self.way.name(),
             value(&self.before),
@@ -131,12 +143,12 @@ impl<'a> Play<'a> {
         cell.before = Some(before.clone());
         let (for_how_long, ttl) = match way {
             Way::End => (SHORT, Duration::ZERO),
-            Way::SidecarKilled => (SHORT * 3, Duration::ZERO),
+            Way::SidecarKilled => (ADOPTED, Duration::ZERO),
             Way::OrchestratorLost => (LONG, TTL),
             Way::Unthrottle | Way::ForeignWriter | Way::AgentRestart => (LONG, Duration::ZERO),
         };
         let id = self.throttle(pid, for_how_long, ttl).await?;
-        let during = self.set(pid, &id).await?;
+        let during = self.set(pid, &id, &before).await?;
         // One process alone has a place of its own while it is held.
         cell.place = self.kind.place(pid);
         cell.during = Some(during.clone());
@@ -154,20 +166,26 @@ impl<'a> Play<'a> {
                     Kind::DutyCycle => before,
                     _ => tokio::task::block_in_place(|| self.kind.read(pid))?,
                 };
+                // Nothing is to happen, neither while the limit goes on nor at its end.
+                tokio::time::sleep(RETURNS).await;
+                let stays = |value: &str| self.kind == Kind::DutyCycle || self.kind.same(value, &theirs);
+                self.expect(pid, Duration::ZERO, stays).await.context("the other's value was written over")?;
                 self.unthrottle().await?;
-                // Nothing is to happen: looked at once more after a while.
                 tokio::time::sleep(RETURNS).await;
                 (pid, theirs, Duration::ZERO)
             }
             Way::SidecarKilled => {
-                self.kill_sidecar().await?;
-                (pid, before, SHORT * 3 + UNDONE_WITHIN)
+                self.kill_sidecar(pid, (&before, &during), cell).await?;
+                (pid, before, ADOPTED + UNDONE_WITHIN)
             }
             Way::AgentRestart => {
                 let pid = self.restart(pid).await?;
-                let again = self.expect(pid, SET_WITHIN, |value| self.kind.says(value, self.rung.amount)).await;
-                again.context("not applied to the agent's next incarnation")?;
-                self.unthrottle().await?;
+                // A limit of one process ends with it; one of the agent holds its next incarnation too.
+                if !self.rung.alone {
+                    let again = self.expect(pid, SET_WITHIN, |value| self.kind.same(value, &during)).await;
+                    again.context("not applied to the agent's next incarnation")?;
+                    self.unthrottle().await?;
+                }
                 (pid, before, UNDONE_WITHIN)
             }
             Way::OrchestratorLost => {
@@ -218,8 +236,8 @@ impl<'a> Play<'a> {
     }
 
     /// Until the value is as asked; a command that ended otherwise is the reason why not.
-    async fn set(&self, pid: i32, id: &str) -> Result<String> {
-        let asked = |value: &str| self.kind.says(value, self.rung.amount);
+    async fn set(&self, pid: i32, id: &str, before: &str) -> Result<String> {
+        let asked = |value: &str| self.kind.says(value, self.rung.amount) && !self.kind.same(value, before);
         let mut seen = String::new();
         let begin = Instant::now();
         while begin.elapsed() < SET_WITHIN * wait::SLACK {
@@ -258,13 +276,19 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    async fn kill_sidecar(&mut self) -> Result<()> {
+    async fn kill_sidecar(&mut self, pid: i32, (before, during): (&str, &str), cell: &mut Cell) -> Result<()> {
         let sidecar = self.sidecar.take().context("a sidecar runs")?;
         let left = tokio::task::block_in_place(|| sidecar.kill());
+        // Whatever stands still for a limit must not do so for ever: somebody watches the sidecar's death.
+        let stands_still = matches!(self.kind, Kind::FreezeV1 | Kind::FreezeV2 | Kind::DutyCycle);
+        let dead = self.expect(pid, FREED_WITHIN, |value| !stands_still || self.kind.same(value, before)).await;
         self.sidecar = Some(tokio::task::block_in_place(|| self.stage.sidecar(AGENT_NAME, &self.agent)));
         if let Some(left) = left {
             left.is_anothers_now();
         }
+        cell.dead = Some(dead.context("with the sidecar dead")?);
+        let adopted = self.expect(pid, ADOPTED / wait::SLACK, |value| self.kind.same(value, during)).await;
+        cell.adopted = Some(adopted.context("not taken over by the sidecar's next life")?);
         Ok(())
     }
 
