@@ -126,6 +126,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+    use crate::sample::table::Table;
 
     fn process(root: &Path, pid: i32, cgroup: &str, start: u64) {
         let directory = root.join(pid.to_string());
@@ -136,13 +137,57 @@ mod tests {
     }
 
     fn look(beside: &Beside, root: &Path) -> (Vec<i32>, usize) {
-        let mut proc = ProcFs::at(root);
+        let anew = look_through(beside, &mut ProcFs::at(root), &mut Vec::new());
+        let mut table = Table::new(ProcFs::at(root));
+        table.begin();
+        assert_eq!(look_through(beside, &mut table, &mut Vec::new()), anew);
+        anew
+    }
+
+    fn look_through(beside: &Beside, proc: &mut impl Look, known: &mut Vec<(i32, u64)>) -> (Vec<i32>, usize) {
         let (mut pids, mut found) = (Vec::new(), Vec::new());
         proc.pids(&mut pids);
-        let holding = beside.look(&mut proc, &pids, &mut Vec::new(), &mut found);
+        let holding = beside.look(proc, &pids, known, &mut found);
         let mut pids: Vec<i32> = found.iter().map(|s| s.pid).collect();
         pids.sort_unstable();
         (pids, holding)
+    }
+
+    #[test]
+    fn what_is_remembered_from_look_to_look_hides_nobody() {
+        let (proc, inbox) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let beside = Beside::with("own", "pause", inbox.path());
+        let program = inbox.path().join("hold");
+        fs::write(&program, "").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut table = Table::new(ProcFs::at(proc.path()));
+        let mut known = Vec::new();
+        let mut look = || {
+            table.begin();
+            let found = look_through(&beside, &mut table, &mut known);
+            table.end();
+            found
+        };
+        process(proc.path(), 7, "own", 2);
+        process(proc.path(), 12, "agent", 5);
+        symlink(&program, proc.path().join("12/exe")).unwrap();
+        assert_eq!(look(), (vec![], 1), "it holds");
+        // Somebody looks around in the container meanwhile, and leaves: it holds still.
+        process(proc.path(), 13, "agent", 6);
+        assert_eq!(look(), (vec![12, 13], 0));
+        fs::remove_dir_all(proc.path().join("13")).unwrap();
+        assert_eq!(look(), (vec![], 1));
+        // It goes on as another program.
+        fs::remove_file(proc.path().join("12/exe")).unwrap();
+        symlink("/nowhere", proc.path().join("12/exe")).unwrap();
+        assert_eq!(look(), (vec![12], 0));
+        // The container is made anew, and its pid is one that the sidecar's had.
+        fs::remove_dir_all(proc.path().join("12")).unwrap();
+        assert_eq!(look(), (vec![], 0));
+        process(proc.path(), 7, "agent", 9);
+        assert_eq!(look(), (vec![7], 0));
+        process(proc.path(), 7, "own", 11);
+        assert_eq!(look(), (vec![], 0));
     }
 
     #[test]
