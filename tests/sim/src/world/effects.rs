@@ -61,9 +61,11 @@ impl World {
                 open().find(|(id, _)| file_name.ends_with(&format!("-{id}.md"))).map(|(id, _)| id.clone())
             }
             // The one that names it; else one that names its pid, for the process is another one then.
-            Effect::Kill { process, .. } => {
+            Effect::Kill { process, grace_ms, .. } => {
                 let aims = |exactly: bool| {
                     open().find(|(_, c)| match &c.spec.kind {
+                        // The sidecar's own policy may end the same process, with its own grace.
+                        Some(Kind::Kill(kill)) if kill.grace_ms != 0 && kill.grace_ms != *grace_ms => false,
                         Some(Kind::Kill(kill)) => kill.process.as_ref().is_some_and(|p| {
                             p.pid == process.pid && (!exactly || p.start_ticks == process.start_ticks)
                         }),

@@ -1,8 +1,10 @@
 //! Plans of the simulated project, and what is true of it by the agents' files alone.
 
-/// The first holds in the end; the others come and go: another rule, another deliverable, an agent less.
+/// The others than the first come and go: another rule, another deliverable, an agent less.
 pub const PLANS: usize = 3;
 pub const WITHOUT_B: usize = 3;
+/// The first, without what would go on for ever: holds while everything comes to rest.
+pub const RESTING: usize = 4;
 /// More than half of so many can vanish at once (rule 8).
 pub const CROWD: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 pub const PAIR: [&str; 2] = ["a", "b"];
@@ -22,10 +24,11 @@ pub fn text(variant: usize, agents: &[&str]) -> String {
     let mut text = String::from(
         "project: sim\n\
          windows: { heartbeat_every: 3s, start_grace: 10s, command_expiry: 20s, result_grace: 20s, effect_within: 30s }\n\
-         defaults: { expected_within: 20s, stall_after: 40s, activity_every: 5s, sample_every: 2s, quota: { cpu: { hard: 1, on_exceed: kill_process, cooldown: 10s }, for: 3s },\n  \
+         defaults: { expected_within: 20s, stall_after: 40s, activity_every: 5s, sample_every: 2s, quota: { cpu: { hard: 1, on_exceed: KILLS, cooldown: 10s }, for: 3s },\n  \
          checks: { every: 5s, fresh_for: 15s, hysteresis: 1s } }\n\
          agents:\n  a:\n    deliverables:\n      one: { checks: [ { file: a-one.txt } ] }\n",
     );
+    text = text.replace("KILLS", if variant == RESTING { "warn" } else { "kill_process" });
     text += two;
     for agent in &agents[1..] {
         let needs = match *agent {

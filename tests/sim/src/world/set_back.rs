@@ -160,7 +160,7 @@ impl World {
             home.twins = false;
         }
         self.at(25_000, Event::OperatorRepairs);
-        self.plan = 0;
+        self.plan = super::plans::RESTING;
         match self.newest() {
             Some(id) => self.give_plan(id),
             None => self.orchestrator_starts_in(10),
