@@ -87,7 +87,7 @@ pub fn meant(throttle: &v1::Throttle) -> Meant {
 pub fn checked(throttle: &v1::Throttle) -> Result<Meant, String> {
     let meant = meant(throttle);
     let Meant { resource, amount } = meant;
-    let other = throttle.amount != 0.0 && throttle.amount != amount;
+    let other = throttle.amount != 0.0 && throttle.amount.total_cmp(&amount).is_ne();
     if resource == Resource::Cpu && other {
         return Err("cpu_cores and amount differ: give one of them".into());
     }

@@ -1,7 +1,7 @@
 //! Hard to end: who forks fast, ignores TERM, leaves its parent, or has ended meanwhile.
 use pitwall_proto::v1::ProcessIdentity;
 use pitwall_sidecar::act::Actor;
-use pitwall_sidecar::sample::procfs::is_alive;
+use pitwall_sidecar::sample::procfs::{Stat, is_alive};
 use pitwall_sidecar_core::io::{Effect, EffectOutcome};
 
 use crate::bench::{Bench, Swept, clean_up, launched, living, ok, until, why};
@@ -65,12 +65,9 @@ async fn who_left_its_parent_is_still_the_agents() {
     let (actor, _exits) = bench.life();
     let _swept = Swept(&actor);
     launched(&actor).await;
-    let away = until("it has left", || {
-        living(&actor).into_iter().find(|s| s.ppid == 1 || s.session == s.pid && command(s.pid).contains("sleep 1005"))
-    })
-    .await;
-    let leader = until("it leads a session", || {
-        living(&actor).into_iter().find(|s| s.session == s.pid && s.pid == away.pid).map(|s| s.identity())
+    let leader = until("it leads a session of its own", || {
+        let away = |s: &Stat| s.session == s.pid && command(s.pid).starts_with("sh -c sleep 1005");
+        living(&actor).into_iter().find(away).map(|s| s.identity())
     })
     .await;
     let detail = ok(kill_tree(&actor, &leader, 5_000).await);

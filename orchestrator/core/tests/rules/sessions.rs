@@ -161,7 +161,7 @@ fn no_peer_makes_the_project_grow_without_limit_or_speaks_for_another() {
             world.verdict("a/d", "", v1::Outcome::Failed, false, &long);
         }
     }
-    for resource in 11..200 {
+    for resource in 4..200 {
         let quota = v1::QuotaFact { exceeded: true, resource, ..Default::default() };
         world.fact("a", fact::Kind::Quota(quota));
     }
