@@ -153,7 +153,8 @@ async fn one(stage: &Stage, load: &Load, over: Duration) -> Result<Line> {
 pub struct Reading {
     /// When it was made, on the boot-time clock.
     pub at: u64,
-    interval: f64,
+    /// What it covers, in seconds.
+    pub interval: f64,
     cores: f64,
     bytes: f64,
 }
