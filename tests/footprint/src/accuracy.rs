@@ -17,8 +17,6 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Two readings are not closer than this.
 const APART_NS: u64 = 300_000_000;
-/// Readings that cover less or more than the time between the first and the last: one was missed.
-const COVERS: f64 = 0.05;
 const SETTLES: Duration = Duration::from_secs(2);
 
 struct Load {
@@ -119,19 +117,17 @@ async fn one(stage: &Stage, load: &Load, over: Duration) -> Result<Line> {
     let cgroup = std::fs::read_to_string(format!("/proc/{root}/cgroup")).is_ok_and(|own| own.contains("/pitwall-"));
     stage::until(Instant::now() + SETTLES).await;
     let readings = readings(stage, load.agent, over, LOOK_EVERY).await;
-    let (first, last) = (readings.first().context("no reading")?.at, readings.last().context("no reading")?.at);
-    let seconds = last.saturating_sub(first) as f64 / 1e9;
-    // The first says where the sum begins.
-    let rest = &readings[1..];
-    let covered: f64 = rest.iter().map(|r| r.interval).sum();
-    let mut why = ((covered / seconds - 1.0).abs() > COVERS)
-        .then(|| format!("readings cover {covered:.2} s of {seconds:.2} s: one was missed"));
+    let covered: f64 = readings.iter().map(|r| r.interval).sum();
     let (reported, own) = match load.of {
+        // Each reading against what the load used in the time that this one covers: not every one is sent.
         Of::Cores => {
             let notes = Notes::read(&path)?;
             let at = |moment| notes.cpu_at(moment).context("the load noted nothing then");
-            let own = (at(last)? - at(first)?) / 1e9 / seconds;
-            (rest.iter().map(|r| r.cores * r.interval).sum::<f64>() / covered, own)
+            let mut own = 0.0;
+            for reading in &readings {
+                own += at(reading.at)? - at(reading.at.saturating_sub((reading.interval * 1e9) as u64))?;
+            }
+            (readings.iter().map(|r| r.cores * r.interval).sum::<f64>() / covered, own / 1e9 / covered)
         }
         Of::Bytes => {
             let own = meter::written_memory(root).context("its memory cannot be read")?;
@@ -139,19 +135,26 @@ async fn one(stage: &Stage, load: &Load, over: Duration) -> Result<Line> {
             (readings.last().map_or(0.0, |r| r.bytes), own as f64)
         }
     };
-    if load.of == Of::Bytes {
-        why = None;
-    } else if rest.is_empty() {
-        why = Some("too short for two readings".into());
-    }
+    let why = readings.is_empty().then(|| "no reading was seen".to_owned());
     let unit = if load.of == Of::Cores { "cores" } else { "bytes" };
-    Ok(Line { what: load.what, unit, reported, own, within: load.within, seconds, readings: rest.len(), cgroup, why })
+    Ok(Line {
+        what: load.what,
+        unit,
+        reported,
+        own,
+        within: load.within,
+        seconds: covered,
+        readings: readings.len(),
+        cgroup,
+        why,
+    })
 }
 
 pub struct Reading {
     /// When it was made, on the boot-time clock.
     pub at: u64,
-    interval: f64,
+    /// What it covers, in seconds.
+    pub interval: f64,
     cores: f64,
     bytes: f64,
 }

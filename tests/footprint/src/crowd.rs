@@ -16,8 +16,8 @@ use crate::meter;
 
 /// How much an active process of the crowd works in each second.
 const ACTIVE_MS: u64 = 3;
-/// A load works for its share of this, then sleeps.
-const SLICE: Duration = Duration::from_millis(50);
+/// A load works for its share of this, then sleeps: short, so that it hardly matters where in it a reading ends.
+const SLICE: Duration = Duration::from_millis(10);
 /// A load writes down what it used so often.
 const NOTE_EVERY: Duration = Duration::from_millis(20);
 

@@ -94,6 +94,7 @@ struct Measured {
     samples: f64,
     /// Of everybody else: one each second.
     rounds: usize,
+    sent: usize,
     sidecar: Used,
     /// `Err`: why there is none.
     limit: Result<Used, String>,
@@ -121,6 +122,7 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
     let mut all = Measured {
         samples: 0.0,
         rounds: 0,
+        sent: 0,
         sidecar: Used { begin: meter::cpu_ns(pids.0), ..Used::default() },
         limit: limit
             .as_ref()
@@ -145,6 +147,7 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
     let (rounds, readings) = tokio::join!(rounds, readings);
     all.rounds = rounds;
     all.samples = samples(&readings, over);
+    all.sent = readings.len();
     all.sidecar.end = meter::cpu_ns(pids.0);
     all.sidecar.memory = meter::memory(pids.0);
     if let (Ok(used), Some(pid)) = (&mut all.limit, pids.1) {
@@ -159,11 +162,11 @@ async fn one(binaries: &Binaries, processes: u32, over: Duration) -> Result<Meas
     Ok(all)
 }
 
-/// How many samples the sidecar made: it says when each was, and may make fewer than it was asked for.
+/// How many samples the sidecar made, by the time that each covers: it may make fewer than it was asked for, and where
+/// nothing moves it does not send each of them.
 fn samples(readings: &[Reading], over: Duration) -> f64 {
-    let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return 0.0 };
-    let apart = last.at.saturating_sub(first.at) as f64 / 1e9 / (readings.len() - 1).max(1) as f64;
-    if apart > 0.0 { over.as_secs_f64() / apart } else { 0.0 }
+    let covers = readings.iter().map(|r| r.interval).sum::<f64>() / readings.len().max(1) as f64;
+    if covers > 0.0 { over.as_secs_f64() / covers } else { 0.0 }
 }
 
 fn ask(peers: &mut [Peer]) {
@@ -244,6 +247,7 @@ impl Measured {
         more.insert("met_of_collectd".into(), json!(of_collectd.map(|ratio| ratio <= P1_OF_COLLECTD)));
         more.insert("peers".into(), Value::Object(table));
         more.insert("peers_missing".into(), json!(self.missing));
+        more.insert("readings_sent".into(), json!(self.sent));
         more.insert("message_bytes".into(), json!(self.message_bytes));
         more.insert("processes_seen_by_peers".into(), json!(self.seen_by_peers));
         let limit = self.limit.as_ref().ok().and_then(|used| used.per_sample(self.rounds as f64));

@@ -243,6 +243,11 @@ fn stat(pid: i32) -> Result<Vec<String>> {
     Ok(rest.split_whitespace().map(str::to_owned).collect())
 }
 
+/// When it started, as the kernel counts.
+pub fn start_ticks(pid: i32) -> Result<u64> {
+    Ok(stat(pid)?.get(19).context("no start time")?.parse()?)
+}
+
 /// The child of a root that runs, which the agents of this table have one of.
 pub fn child(root: i32) -> Option<i32> {
     let text = fs::read_to_string(format!("/proc/{root}/task/{root}/children")).ok()?;

@@ -179,7 +179,7 @@ impl<'a> Play<'a> {
                 (pid, before, ADOPTED + UNDONE_WITHIN)
             }
             Way::AgentRestart => {
-                let pid = self.restart(pid).await?;
+                let pid = self.restart().await?;
                 // A limit of one process ends with it; one of the agent holds its next incarnation too.
                 if !self.rung.alone {
                     let again = self.expect(pid, SET_WITHIN, |value| self.kind.same(value, &during)).await;
@@ -221,6 +221,8 @@ impl<'a> Play<'a> {
 
     async fn throttle(&self, pid: i32, for_how_long: Duration, ttl: Duration) -> Result<String> {
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        // The latest reading may not have it yet.
+        let start_ticks = value::start_ticks(pid)?;
         let is_cpu = self.rung.resource == v1::Resource::Cpu;
         let throttle = v1::Throttle {
             cpu_cores: if is_cpu { self.rung.amount } else { 0.0 },
@@ -229,7 +231,7 @@ impl<'a> Play<'a> {
             for_ms: ms(for_how_long),
             ttl_ms: ms(ttl),
             via: self.rung.via.into(),
-            process: self.rung.alone.then(|| v1::ProcessIdentity { pid, ..Default::default() }),
+            process: self.rung.alone.then(|| v1::ProcessIdentity { pid, start_ticks, name: String::new() }),
         };
         let issued = client::issue(&mut self.stage.client.clone(), AGENT_NAME, Command::Throttle(throttle)).await;
         Ok(issued.map_err(|status| anyhow::anyhow!("refused: {}", status.message()))?.id)
@@ -292,14 +294,16 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    async fn restart(&self, before: i32) -> Result<i32> {
+    /// The next incarnation's root: held before it could start a child, it has none.
+    async fn restart(&self) -> Result<i32> {
+        let root = |agent: v1::Agent| agent.root.map(|root| (root.pid, root.start_ticks));
+        let before = root(self.stage.agent(AGENT_NAME).await);
         self.done(Command::Restart(v1::Restart { incarnation: 0, grace_ms: 1_000 })).await?;
-        let next = wait::until("the agent's next child", RESTARTS_WITHIN, || async {
-            let root = self.stage.agent(AGENT_NAME).await.root?;
-            value::child(root.pid).filter(|pid| *pid != before)
+        let next = wait::until("the agent's next root", RESTARTS_WITHIN, || async {
+            root(self.stage.agent(AGENT_NAME).await).filter(|now| Some(*now) != before)
         })
         .await;
-        Ok(next)
+        Ok(next.0)
     }
 
     /// The other's value is taken away, so that the next way begins as this one did.
