@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pitwall_proto::v1;
 
-use crate::{io::Sample, quota::Scope};
+use crate::{
+    io::Sample,
+    quota::{self, Scope},
+};
 
 const NAME_BYTES: usize = 15;
 /// So long a killed process is waited for.
@@ -71,6 +74,7 @@ pub fn scope<'a>(spec: &'a v1::NamedProcess, sample: &'a Sample, lines: &'a Line
         none: found.is_empty(),
         processes: found,
         interval_ms: sample.interval_ms,
+        gpus_tell: quota::gpus_tell(sample),
         ..Scope::default()
     }
 }

@@ -49,7 +49,8 @@ pub struct Scope<'a> {
     /// What the rates cover.
     pub interval_ms: u32,
     pub disk_bytes: Option<u64>,
-    pub gpu_memory_bytes: Option<u64>,
+    /// Devices that tell what each process has.
+    pub gpus_tell: bool,
 }
 
 impl<'a> Scope<'a> {
@@ -61,6 +62,7 @@ impl<'a> Scope<'a> {
             processes: sample.processes.iter().collect(),
             none: sample.root.is_none() && sample.processes.is_empty(),
             interval_ms: sample.interval_ms,
+            gpus_tell: gpus_tell(sample),
             ..Self::default()
         }
     }
@@ -73,7 +75,10 @@ impl<'a> Scope<'a> {
             Resource::Cpu => self.usage.cpu_cores,
             Resource::Memory => self.usage.memory_bytes.map(|b| b as f64),
             Resource::Pids => self.usage.threads.or(self.usage.processes).map(f64::from),
-            Resource::GpuMemory => self.gpu_memory_bytes.map(|b| b as f64),
+            Resource::GpuMemory => {
+                let each = self.processes.iter().filter_map(|p| p.gpu_memory_bytes);
+                self.gpus_tell.then(|| each.fold(0, u64::saturating_add) as f64)
+            }
             Resource::Io
             | Resource::CpuWeight
             | Resource::Freeze
@@ -90,6 +95,11 @@ impl<'a> Scope<'a> {
         let lasted = if resource == Resource::Cpu { u64::from(self.interval_ms) } else { 0 };
         now.saturating_sub(lasted)
     }
+}
+
+/// A device that is cut into instances, or whose driver is gone, says nothing of processes.
+pub fn gpus_tell(sample: &Sample) -> bool {
+    sample.gpus.iter().any(|gpu| gpu.mig != Some(true) && gpu.missing.is_empty())
 }
 
 #[derive(Debug)]
@@ -110,13 +120,13 @@ fn of_process(resource: Resource, process: &v1::ProcessUsage) -> Option<f64> {
         Resource::Cpu => process.cpu_cores,
         Resource::Memory => process.memory_bytes.map(|b| b as f64),
         Resource::Pids => process.threads.map(f64::from),
+        Resource::GpuMemory => process.gpu_memory_bytes.map(|b| b as f64),
         Resource::Io
         | Resource::CpuWeight
         | Resource::Freeze
         | Resource::GpuPower
         | Resource::GpuClock
         | Resource::Disk
-        | Resource::GpuMemory
         | Resource::Unspecified => None,
     }
 }
@@ -212,6 +222,20 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_of_gpus_counts_where_a_device_tells_and_is_else_not_measured() {
+        let with = |bytes: Option<u64>| v1::ProcessUsage { gpu_memory_bytes: bytes, ..process(7, 0.1) };
+        let of = |gpu: v1::GpuUsage, processes| Sample { gpus: vec![gpu], processes, ..sample(&[0.1]) };
+        let used = |sample: &Sample| Scope::agent(sample, &[]).used(Resource::GpuMemory);
+        let two = vec![with(Some(300)), with(None), with(Some(200))];
+        assert_eq!(used(&of(v1::GpuUsage::default(), two.clone())), Some(500.0));
+        assert_eq!(used(&of(v1::GpuUsage::default(), vec![with(None)])), Some(0.0), "it gave it back");
+        assert_eq!(used(&of(v1::GpuUsage { mig: Some(true), ..Default::default() }, two.clone())), None);
+        assert_eq!(used(&of(v1::GpuUsage { missing: "the driver is gone".into(), ..Default::default() }, two)), None);
+        assert_eq!(used(&sample(&[0.1])), None);
+        assert_eq!(largest(Resource::GpuMemory, &[with(None), with(Some(9))]).map(|(_, used)| used), Some(9.0));
+    }
 
     fn process(pid: i32, cpu: f64) -> v1::ProcessUsage {
         v1::ProcessUsage {

@@ -197,6 +197,8 @@ impl Sampler {
         (agent.received_bytes_per_s, agent.sent_bytes_per_s) =
             (self.network.rates.map(|r| r.0), self.network.rates.map(|r| r.1));
         let stalls = rates::stalls(&self.counters, before);
+        let gpus = self.gpus.look(|| stats.iter().map(Stat::identity).collect());
+        count_gpu_memory(&gpus, &mut processes);
         let sample = Sample {
             interval_ms: seconds.map_or(0, |s| (s * 1e3).round().min(f64::from(u32::MAX)) as u32),
             root: view.root.clone().filter(|_| !stats.is_empty()),
@@ -205,7 +207,7 @@ impl Sampler {
             // Pressure where the agent has a cgroup that counts it, else the process that waited most for a CPU.
             stall_share: stalls.into_iter().flatten().reduce(f64::max).or(sums.stalled.map(|s| s.clamp(0.0, 1.0))),
             processes,
-            gpus: self.gpus.look(|| stats.iter().map(Stat::identity).collect()),
+            gpus,
             sidecar,
             meter: self.meter(source, before, &sums, stalls, moved, host.cpus),
             host,
@@ -316,6 +318,17 @@ impl Sampler {
             workspace: self.filesystem,
             slow_interval_ms: self.slow.seconds.map_or(0, |s| (s * 1e3).round().min(f64::from(u32::MAX)) as u32),
             ..v1::Meter::default()
+        }
+    }
+}
+
+/// Each process's part of all devices that tell it.
+fn count_gpu_memory(gpus: &[v1::GpuUsage], processes: &mut [v1::ProcessUsage]) {
+    for on in gpus.iter().flat_map(|gpu| &gpu.processes) {
+        let (Some(identity), Some(bytes)) = (&on.identity, on.memory_bytes) else { continue };
+        let same = |i: &v1::ProcessIdentity| (i.pid, i.start_ticks) == (identity.pid, identity.start_ticks);
+        if let Some(process) = processes.iter_mut().find(|p| p.identity.as_ref().is_some_and(same)) {
+            process.gpu_memory_bytes = Some(process.gpu_memory_bytes.unwrap_or(0).saturating_add(bytes));
         }
     }
 }

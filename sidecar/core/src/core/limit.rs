@@ -269,11 +269,12 @@ impl Core {
                     self.close_leases(key, LeaseState::Ended, "its process is gone");
                 }
             }
-            HoldState::Foreign(value) => self.found_foreign(key, &limit, &value),
+            HoldState::Foreign(value) => self.found_foreign(key, &limit, &value, false),
         }
     }
 
-    fn found_foreign(&mut self, key: SlotKey, limit: &state::Limit, value: &str) {
+    /// `undone`: what stood there before is what should.
+    fn found_foreign(&mut self, key: SlotKey, limit: &state::Limit, value: &str, undone: bool) {
         let Some(hold) = &limit.hold else { return };
         if !limit.confirmed {
             // Recorded, and never written: what is there is what was there before.
@@ -283,9 +284,10 @@ impl Core {
                 return;
             }
         }
-        self.driver(key).inherited = false;
-        // Never written, or undone and the record of that lost: nothing of ours stands there.
-        if hold.old == value {
+        let inherited = std::mem::take(&mut self.driver(key).inherited);
+        // Never written, or undone and the record of that lost: nothing of ours stands there. Where this very life saw it in
+        // effect, it was somebody else.
+        if hold.old == value && (undone || inherited || !limit.confirmed) {
             self.record_gone(key);
             self.driver(key).again = self.wanted(key).is_some();
             return;
@@ -310,7 +312,8 @@ impl Core {
         let driver = self.driver(key);
         (driver.failures, driver.retry_at) = (0, 0);
         match state {
-            HoldState::Foreign(value) => self.found_foreign(key, &limit, &value),
+            // Undone by somebody else, or by an earlier try: there is nothing left to do.
+            HoldState::Foreign(value) => self.found_foreign(key, &limit, &value, true),
             HoldState::Ours | HoldState::Gone => {
                 self.record_gone(key);
                 // Still wanted: it is written where the agent is now.

@@ -169,13 +169,17 @@ fn a_lease_follows_a_restarted_agent_for_the_time_it_has_left() {
 
 #[test]
 fn a_value_of_somebody_else_is_left_alone() {
-    let mut world = begun();
-    world.issue(throttle(0.2, 60_000, 60_000), 10_000);
-    world.run(5_000);
-    world.value = "9999 20000".into();
-    world.run(70_000);
-    assert_eq!(world.value, "9999 20000");
-    assert_eq!(world.leases(), [L::Active, L::Foreign]);
+    // Also where it is the one that stood there before.
+    for value in ["9999 20000", OLD] {
+        let mut world = begun();
+        world.issue(throttle(0.2, 60_000, 60_000), 10_000);
+        world.run(5_000);
+        assert_eq!(world.value, "4000 20000");
+        world.value = value.into();
+        world.run(70_000);
+        assert_eq!(world.value, value);
+        assert_eq!(world.leases(), [L::Active, L::Foreign]);
+    }
 }
 
 #[test]
