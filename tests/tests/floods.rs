@@ -94,12 +94,12 @@ async fn a_sidecar_that_never_reads_costs_bounded_memory_and_is_told_so() {
     let bound = Bound::of(server.process.pid(), "readers that stall", 32 * MIB);
     for _ in 0..3 {
         let (mut mouth, mut answers) = noisy.connect().await.expect("it is let in");
-        // Each is owed an answer, which nobody fetches: until the other side takes no more.
+        // Each is owed an answer, which nobody fetches: until the other side takes no more, or has given this stream up and
+        // throws away what still comes.
         let mut said = 0;
         while said < MANY && timeout(SOON, mouth.say(None)).await.is_ok_and(|taken| taken) {
             said += 1;
         }
-        assert!(said < MANY, "it takes what it cannot answer without end");
         let told = loop {
             match timeout(SOON * wait::SLACK, answers.message()).await.expect("it says something") {
                 Ok(Some(_)) => {}

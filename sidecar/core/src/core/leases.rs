@@ -64,6 +64,10 @@ impl Core {
         if started.boot_id != self.boot_id || renewed.boot_id != self.boot_id {
             return (now, LeaseState::Ended, "the host was restarted".into());
         }
+        // What stands still by a sidecar's will does not for longer than that sidecar is there.
+        if SlotKey::of_lease(lease).resource() == Resource::Freeze && started.boot_ms < self.work.born {
+            return (now, LeaseState::Ended, "a freeze ends with its sidecar, which was started again".into());
+        }
         let passed = u64::try_from(self.now.wall_ms - started.wall_ms).unwrap_or(0);
         let on_wall = now.saturating_sub(passed) + u64::from(lease.for_ms);
         let until =

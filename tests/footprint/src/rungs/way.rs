@@ -289,7 +289,9 @@ impl<'a> Play<'a> {
             left.is_anothers_now();
         }
         cell.dead = Some(dead.context("with the sidecar dead")?);
-        let adopted = self.expect(pid, ADOPTED / wait::SLACK, |value| self.kind.same(value, during)).await;
+        // A freeze ends with its sidecar; all else goes on for the time that is left.
+        let meant = if matches!(self.kind, Kind::FreezeV1 | Kind::FreezeV2) { before } else { during };
+        let adopted = self.expect(pid, ADOPTED / wait::SLACK, |value| self.kind.same(value, meant)).await;
         cell.adopted = Some(adopted.context("not taken over by the sidecar's next life")?);
         Ok(())
     }

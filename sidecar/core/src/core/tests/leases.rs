@@ -278,6 +278,22 @@ fn another_rung_takes_the_place_of_the_first_which_is_put_back_before() {
 }
 
 #[test]
+fn a_freeze_ends_with_its_sidecar_and_what_else_is_held_goes_on() {
+    let mut world = begun();
+    let freeze = world.issue(limit(Resource::Freeze, 1.0, None, 60_000, 60_000), 10_000);
+    world.issue(limit(Resource::Memory, 1e9, None, 60_000, 60_000), 10_000);
+    world.run(8_000);
+    assert!(world.others.values().all(|value| value != FREE), "{:?}", world.others);
+    world.crash(0);
+    world.start();
+    world.run(3_000);
+    let held: Vec<Resource> = world.durable.limits.keys().map(|slot| slot.resource()).collect();
+    assert_eq!(held, [Resource::Memory]);
+    assert_eq!(world.others.values().filter(|value| *value != FREE).count(), 1, "{:?}", world.others);
+    assert_eq!(world.result(&freeze), Some(S::Succeeded));
+}
+
+#[test]
 fn a_rung_that_is_not_there_is_rejected_naming_those_that_are() {
     let mut world = begun();
     let wrong = world.issue(via(0.5, "cgroup1"), 10_000);
