@@ -128,7 +128,7 @@ impl Core {
     pub(super) fn is_too_old(&self, act: &state::Act) -> bool {
         let decided = act.decided.clone().unwrap_or_default();
         let (age, other_boot) = clock::age(self.now, &self.boot_id, &decided);
-        other_boot || age > ACT_WITHIN_MS + u64::from(act.after_ms)
+        other_boot || age > ACT_WITHIN_MS + act.after_ms
     }
 
     fn settle_kill(&mut self, act: &state::Act) {
