@@ -122,7 +122,7 @@ impl Health {
             _ if state.successes >= needed => Some(true),
             before => before,
         };
-        let unhealthy_again = healthy == Some(false) && state.failures == check.failures.max(1);
+        let unhealthy_again = healthy == Some(false) && state.failures >= check.failures.max(1);
         state.healthy = healthy;
         let healthy = healthy?;
         let restart = unhealthy_again && check.on_failure() == OnUnhealthy::Restart;

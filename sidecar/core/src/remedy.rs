@@ -7,8 +7,10 @@ use pitwall_proto::v1;
 
 use crate::quota::{ENDS_BELOW, Scope, Target};
 
-/// A use of which nothing was known for longer is not known to have stayed above.
+/// A use of which nothing was known for longer is not known to have stayed above; nor for longer than so many samples,
+/// where these are far apart.
 const GAP_MAX_MS: u64 = 10_000;
+const GAP_SAMPLES: u64 = 3;
 /// A throttle goes when the use has stayed below for so long, at least.
 const CALM_MS: u64 = 10_000;
 
@@ -53,7 +55,7 @@ impl Remedies {
             let busy = busy(&target);
             let episode = self.episodes.entry(target.clone()).or_default();
             let Some(used) = scope.used(quota.resource()) else { continue };
-            if episode.judge(now, quota, used, scope.since(now, quota.resource()), busy) {
+            if episode.judge(now, quota, used, scope.since(now, quota.resource()), busy, scope.interval_ms) {
                 due.push(Due { target, quota: *quota, used });
             }
         }
@@ -68,8 +70,8 @@ impl Remedies {
 }
 
 impl Episode {
-    fn judge(&mut self, now: u64, quota: &v1::Quota, used: f64, since: u64, busy: bool) -> bool {
-        if now.saturating_sub(self.known_at) > GAP_MAX_MS {
+    fn judge(&mut self, now: u64, quota: &v1::Quota, used: f64, since: u64, busy: bool, interval_ms: u32) -> bool {
+        if now.saturating_sub(self.known_at) > GAP_MAX_MS.max(GAP_SAMPLES * u64::from(interval_ms)) {
             (self.above_since, self.calm_since) = (None, None);
         }
         self.known_at = now;
@@ -111,6 +113,20 @@ mod tests {
     fn scope(quotas: &[v1::Quota], used: Option<u64>) -> Scope<'_> {
         let usage = v1::Usage { memory_bytes: used, ..Default::default() };
         Scope { quotas, usage, interval_ms: 1_000, ..Scope::default() }
+    }
+
+    #[test]
+    fn samples_that_are_far_apart_are_no_gap() {
+        let quotas = [quota(OnExceed::Throttle, 30_000, 0)];
+        let every = |seconds: u64, interval_ms: u32| {
+            let mut remedies = Remedies::default();
+            (1..8).any(|n| {
+                let scope = Scope { interval_ms, ..scope(&quotas, Some(200)) };
+                !remedies.sampled(n * seconds * 1_000, &[scope], |_| false).is_empty()
+            })
+        };
+        assert!(every(12, 12_000), "above for longer than 30 s, looked at every 12 s");
+        assert!(!every(12, 1_000), "what happened between was not looked at");
     }
 
     /// Seconds at which something was due, each done at once.

@@ -65,7 +65,8 @@ impl Budget {
     }
 
     pub fn ask(&mut self, now: u64, policy: &Policy) -> Answer {
-        if self.is_stable(now, policy) {
+        // Given up, only an operator begins anew: what lives on and is ended for its health or use has not lived well.
+        if self.is_stable(now, policy) && !self.gave_up {
             *self = Self::default();
         }
         if self.gave_up || self.restarts >= policy.max {
@@ -112,7 +113,7 @@ mod tests {
         assert!(matches!(budget.ask(650_000, &policy), Answer::After { wait_ms: 1_000, attempt: 1 }));
         let mut given_up = Budget { restarts: 5, last: Some(50_000), gave_up: true };
         assert_eq!(given_up.ask(60_000, &policy), Answer::GaveUp);
-        assert!(matches!(given_up.ask(650_000, &policy), Answer::After { attempt: 1, .. }));
+        assert_eq!(given_up.ask(650_000, &policy), Answer::GaveUp, "only an operator begins anew");
     }
 
     #[test]

@@ -125,10 +125,12 @@ impl Actor {
     }
 
     fn examine_cgroup(&self, slot: &Slot, files: Files, directory: &Path, amount: f64) -> Result<Hold, String> {
-        let like = files.like(directory, &self.config.workspace)?;
-        let now = files.read(directory, &like).map_err(|e| format!("{}: {e}", directory.display()))?;
         let inode = inode(directory).ok_or_else(|| format!("{} is gone", directory.display()))?;
         let place = directory.to_string_lossy().into_owned();
+        // What stands there of ours is about the devices of its own time: another set of them would not be known again.
+        let ours = lock(&self.held).iter().find(|h| same_file(h, files, &place, inode)).map(|h| h.new.clone());
+        let like = ours.map_or_else(|| files.like(directory, &self.config.workspace), Ok)?;
+        let now = files.read(directory, &like).map_err(|e| format!("{}: {e}", directory.display()))?;
         // Where a hold of ours stands, the value beneath it is what its end brings back.
         let beneath = lock(&self.held).iter().find(|h| same_file(h, files, &place, inode) && h.new == now).cloned();
         let old = beneath.map_or(now, |h| h.old);
@@ -335,7 +337,11 @@ impl Actor {
     pub(super) fn state_of(&self, files: Files, hold: &Hold) -> io::Result<HoldState> {
         Ok(match self.stands(files, hold)? {
             None => HoldState::Gone,
-            Some(now) if now == hold.new || files.is_half_written(&now, &hold.old, &hold.new) => HoldState::Ours,
+            Some(now) if now == hold.new => HoldState::Ours,
+            // Cut short by the end of an earlier life: what this one saw in effect was whole.
+            Some(now) if !self.is_held(hold, files, &hold.new) && files.is_half_written(&now, &hold.old, &hold.new) => {
+                HoldState::Ours
+            }
             Some(now) if self.is_under_the_whole(files, hold, &now) => HoldState::Ours,
             Some(now) => HoldState::Foreign(now),
         })

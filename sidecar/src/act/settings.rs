@@ -71,6 +71,17 @@ impl Actor {
             return Err("it holds to whole cores alone; --via affinity takes the next whole number".into());
         }
         self.may_set(knob, target.pid)?;
+        // Each would take the other's value for what was there before.
+        let overlaps = |h: &&Hold| {
+            let one = |p: &v1::ProcessIdentity| (p.pid, p.start_ticks);
+            let apart = h.slot.process.as_ref().zip(slot.process.as_ref()).is_some_and(|(a, b)| one(a) != one(b));
+            h.rung == knob.rung() && h.slot != *slot && !apart && self.has_target(h)
+        };
+        let others = super::agent::lock(&self.held).clone();
+        if let Some(other) = others.iter().find(overlaps) {
+            let whose = if other.slot.process.is_some() { "a process of the agent" } else { "the whole agent" };
+            return Err(format!("{} of {whose} is set already: end that throttle first", knob.rung()));
+        }
         let mut hold = Hold {
             slot: slot.clone(),
             rung: knob.rung().into(),

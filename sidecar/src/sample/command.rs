@@ -30,6 +30,8 @@ pub fn shown(raw: &[u8]) -> Option<String> {
     let mut out = String::new();
     // The value of the option before.
     let mut next_hidden = false;
+    let mut program = None;
+    let mut next_is_user = false;
     for word in raw.split(|b| *b == 0).filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
@@ -43,7 +45,28 @@ pub fn shown(raw: &[u8]) -> Option<String> {
             next_hidden = hide_into(&text, &mut out);
             continue;
         }
-        next_hidden = word_into(&text, &mut out);
+        // `curl -u name:secret`
+        if std::mem::take(&mut next_is_user)
+            && let Some((user, _)) = text.split_once(':')
+        {
+            out.push_str(user);
+            out.push(':');
+            out.push_str(HIDDEN);
+            continue;
+        }
+        next_is_user = matches!(&*text, "-u" | "--user" | "--proxy-user");
+        match password_option(program.as_deref().unwrap_or_default(), &text) {
+            Some("") => {
+                out.push_str(&text);
+                next_hidden = true;
+            }
+            Some(_) => {
+                out.push_str(&text[..2]);
+                out.push_str(HIDDEN);
+            }
+            None => next_hidden = word_into(&text, &mut out),
+        }
+        program.get_or_insert_with(|| text.rsplit('/').next().unwrap_or_default().to_owned());
     }
     if out.is_empty() {
         return None;
@@ -54,6 +77,19 @@ pub fn shown(raw: &[u8]) -> Option<String> {
         out.push('…');
     }
     Some(out.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+/// What follows the letter of an option that is a password for this program: `mysql -psecret`, `sshpass -p secret`.
+fn password_option<'a>(program: &str, text: &'a str) -> Option<&'a str> {
+    let (letter, needs_value) = match program {
+        "mysql" | "mysqldump" | "mysqladmin" | "mariadb" | "mariadb-dump" => ("-p", true),
+        "sshpass" => ("-p", false),
+        "redis-cli" => ("-a", false),
+        _ => return None,
+    };
+    let value = text.strip_prefix(letter)?;
+    // Alone, such a program asks for it.
+    (!needs_value || !value.is_empty()).then_some(value)
 }
 
 /// One argument, which may hold blanks itself (`sh -c "…"`). True: the next one is a secret.
@@ -88,10 +124,12 @@ fn part_into(part: &str, out: &mut String) -> bool {
         out.push_str(part);
         return true;
     }
-    // `NAME=value`, `--name=value`, `name:value`.
-    if let Some(at) = part.find(['=', ':'])
-        && is_secret_name(&part[..at])
-    {
+    // `NAME=value`, `--name=value`, `name:value`, and such a name further on: `--env=KEY=value`, `{"password":"value"}`.
+    let named = part.match_indices(['=', ':']).map(|(at, _)| at).find(|at| {
+        let from = part[..*at].rfind(|c: char| !(c.is_alphanumeric() || "_-\"'.".contains(c))).map_or(0, |i| i + 1);
+        is_secret_name(part.get(from..*at).unwrap_or_default())
+    });
+    if let Some(at) = named {
         out.push_str(&part[..=at]);
         let value = &part[at + 1..];
         if value.is_empty() || is_scheme(value.trim_matches(['"', '\''])) {
@@ -164,6 +202,9 @@ fn is_opaque(word: &str) -> bool {
     let word = word.trim_matches(['"', '\'']);
     let all = word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+' | '='));
     let has = |fits: fn(&char) -> bool| word.chars().any(|c| fits(&c));
+    if word.len() >= OPAQUE_FROM && word.starts_with("eyJ") {
+        return true;
+    }
     all && word.len() >= OPAQUE_FROM
         && !word.starts_with('-')
         && has(char::is_ascii_digit)
@@ -195,6 +236,16 @@ mod tests {
             ("curl|-H|Authorization: Bearer hunter2|x", "curl -H Authorization: Bearer *** x"),
             ("curl|-H|Authorization: Bearer|hunter2", "curl -H Authorization: Bearer ***"),
             ("curl|-H|X-Api-Key: hunter2", "curl -H X-Api-Key: ***"),
+            ("docker|run|--env=API_KEY=hunter2|x", "docker run --env=API_KEY=*** x"),
+            ("curl|--header=X-Api-Key:hunter2", "curl --header=X-Api-Key:***"),
+            ("tool|Server=h;Password=hunter2", "tool Server=h;Password=***"),
+            ("tool|{\"user\":\"a\",\"password\":\"hunter2\"}", "tool {\"user\":\"a\",\"password\":***"),
+            ("curl|-u|ann:hunter2|https://h/x", "curl -u ann:*** https://h/x"),
+            ("mysql|-phunter2|-u|root", "mysql -p*** -u root"),
+            ("/usr/bin/sshpass|-p|hunter2|ssh|h", "/usr/bin/sshpass -p *** ssh h"),
+            ("redis-cli|-a|hunter2|ping", "redis-cli -a *** ping"),
+            ("node|-p|3000", "node -p 3000"),
+            ("tool|eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln", "tool ***"),
             ("git|clone|https://user:hunter2@host/x.git", "git clone https://***@host/x.git"),
             ("git|clone|https://hunter2@host", "git clone https://***@host"),
             ("psql|postgres://u:hunter2@db:5432/app?sslmode=off", "psql postgres://***@db:5432/app?sslmode=off"),

@@ -158,6 +158,9 @@ fn quotas(from: [Option<&At<raw_policy::Quota>>; 2], named: Option<&Named>, mist
         let general = || from.iter().find_map(|q| q.on_exceed.as_ref());
         let wanted = said.on_exceed.as_ref().or_else(general).map(|at| (at.value, at.place));
         let wanted = wanted.or_else(|| named.and_then(|n| n.on_exceed));
+        // A soft limit alone is told, unless it says itself that it acts.
+        let told_only = said.hard.is_none() && said.on_exceed.is_none() && said.soft.is_some();
+        let wanted = wanted.filter(|_| !told_only);
         let on_exceed = wanted.map_or(OnExceed::Warn, |(what, _)| what);
         let cooldown = ms(&said.cooldown).or_else(|| from.iter().find_map(|q| ms(&q.cooldown))).unwrap_or(COOLDOWN_MS);
         let cooldown_ms = if on_exceed == OnExceed::Warn { 0 } else { cooldown };

@@ -49,7 +49,12 @@ fn a_quota_may_be_a_number_or_say_all() {
         quotas("    quota: { cpu: 1, disk: { hard: 1GiB, on_exceed: warn }, for: 5s, on_exceed: throttle }"),
         [(R::Cpu, 1.0, false, O::Throttle, 5, 120), (R::Disk, GIB, false, O::Warn, 5, 0)]
     );
-    // One limit alone is the limit, whatever it is called.
+    // What is said for all limits is about hard ones.
+    assert_eq!(
+        quotas("    quota: { on_exceed: kill_process, memory: { hard: 2GiB }, pids: { soft: 100 } }"),
+        [(R::Memory, 2.0 * GIB, false, O::KillProcess, 30, 120), (R::Pids, 100.0, false, O::Warn, 30, 0)]
+    );
+    // One limit that says what it does is the limit, whatever it is called.
     assert_eq!(
         quotas("    quota: { gpu_memory: { soft: 1GiB, on_exceed: restart } }"),
         [(R::GpuMemory, GIB, false, O::Restart, 30, 120)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use pitwall_proto::{
     journal::{self, event::Body},
-    v1,
+    v1::{self, SidecarStatus},
 };
 
 use super::{
@@ -111,8 +111,9 @@ impl Project {
         }
     }
 
+    /// Of a sidecar that is lost nothing is known any more: neither where it is, nor what its agent uses.
     fn host_of(&self, agent: &str) -> Option<&str> {
-        let sidecar = self.state.agents.get(agent)?.sidecar.as_ref()?;
+        let sidecar = self.state.agents.get(agent)?.sidecar.as_ref().filter(|s| s.status != SidecarStatus::Lost)?;
         Some(sidecar.connected.host_boot_id.as_str())
     }
 

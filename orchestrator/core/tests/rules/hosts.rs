@@ -139,3 +139,20 @@ fn an_agent_that_waits_is_pointed_to_who_uses_most_of_its_host() {
         world.check_replay();
     }
 }
+
+#[test]
+fn who_is_lost_is_blamed_for_nothing_and_says_nothing_of_its_host() {
+    let mut world = world();
+    seconds(&mut world, &[(0.97, 0.5); 5]);
+    assert!(open(&world).is_some());
+    world.cut("w");
+    for _ in 0..60 {
+        reads(&mut world, "o", (0.97, 0.5), &[(7, "tsc", 0.4)]);
+        world.advance(SECOND);
+    }
+    assert!(open(&world).is_some(), "the other one still says so");
+    let pressure = v1::PressureFact { on: true, what: "waited".into(), process: None, waits: true };
+    world.fact("o", fact::Kind::Pressure(pressure));
+    let known = world.project.state().agents["o"].pressure.clone().unwrap();
+    assert_eq!((known.process.unwrap().name.as_str(), known.by_agent.as_str()), ("tsc", ""));
+}

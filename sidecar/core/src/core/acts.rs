@@ -11,6 +11,7 @@ use super::{
     own::target_of,
 };
 use crate::{
+    clock,
     io::{Action, Effect, EffectOutcome, Observation},
     named,
     quota::Target,
@@ -19,6 +20,8 @@ use crate::{
 
 const RENEW_EVERY_MS: u64 = 10_000;
 const KILL_GRACE_MS: u32 = 2_000;
+/// What was decided begins within this, or not at all.
+const ACT_WITHIN_MS: u64 = 30_000;
 
 impl Core {
     /// Told once for the same reason, until something else came of it.
@@ -121,8 +124,19 @@ impl Core {
         }
     }
 
+    /// Decided by a sidecar that ended, or was only observing since.
+    pub(super) fn is_too_old(&self, act: &state::Act) -> bool {
+        let decided = act.decided.clone().unwrap_or_default();
+        let (age, other_boot) = clock::age(self.now, &self.boot_id, &decided);
+        other_boot || age > ACT_WITHIN_MS + act.after_ms
+    }
+
     fn settle_kill(&mut self, act: &state::Act) {
         let Some(target) = act.process.as_ref().map(identity) else { return self.end_act(&act.id) };
+        if self.is_too_old(act) {
+            self.tell_acted(act, false, "it was decided too long ago: whether it is still wanted is judged anew");
+            return self.end_act(&act.id);
+        }
         if self.own.recovered.contains(&act.id) {
             // Whether it is still there is seen first.
             let Some(alive) = &self.work.alive else { return };

@@ -243,6 +243,14 @@ impl Core {
     }
 
     /// All of a slot.
+    /// None of this slot is wanted any more: told when it is undone.
+    pub(super) fn end_leases(&mut self, key: SlotKey, state: LeaseState, why: &str) {
+        let of_slot = self.kept.leases.values().filter(|l| SlotKey::of_lease(l) == key);
+        for id in of_slot.map(|l| l.command.clone()).collect::<Vec<_>>() {
+            self.end_lease(&id, state, why);
+        }
+    }
+
     pub(super) fn close_leases(&mut self, key: SlotKey, state: LeaseState, why: &str) {
         let of_slot = self.kept.leases.values().filter(|l| SlotKey::of_lease(l) == key);
         for id in of_slot.map(|l| l.command.clone()).collect::<Vec<_>>() {

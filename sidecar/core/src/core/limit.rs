@@ -298,6 +298,10 @@ impl Core {
             hold.new.replace('\n', " "),
             value.replace('\n', " ")
         );
+        // A limit of several parts (threads, devices) may have lost one of them: what is still ours is put back first.
+        if !undone {
+            return self.end_leases(key, LeaseState::Foreign, &detail);
+        }
         self.record_gone(key);
         self.close_leases(key, LeaseState::Foreign, &detail);
     }

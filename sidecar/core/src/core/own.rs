@@ -189,7 +189,6 @@ impl Core {
             }
         }
         self.release_calm();
-        self.budget_passed(sample);
         usage
     }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock,
-    io::{Effect, EffectOutcome, Sample},
+    io::{Effect, EffectOutcome},
     note,
     restarts::{Answer, Budget, Policy},
 };
@@ -156,6 +156,9 @@ impl Core {
             return self.end_act(&act.id);
         }
         self.own.recovered.remove(&act.id);
+        if matches!(act.step(), ActStep::Unspecified | ActStep::Held) && self.is_too_old(&act) {
+            return self.end_act(&act.id);
+        }
         let id = act.id.clone();
         match act.step() {
             ActStep::Unspecified | ActStep::Held => {
@@ -238,14 +241,6 @@ impl Core {
         if !matches!(outcome, EffectOutcome::Ok { .. }) {
             let text = format!("{id}: the note for the agent's next life is not in its inbox: {}", failure(outcome));
             self.log(false, text);
-        }
-    }
-
-    /// An agent that has lived long enough after the sidecar gave up may be started again.
-    pub(super) fn budget_passed(&mut self, sample: &Sample) {
-        let budget = self.budget();
-        if budget.gave_up && sample.root.is_some() && budget.is_stable(self.now.boot_ms, &self.restart_policy()) {
-            self.restarts_begin_anew("the agent has lived long enough");
         }
     }
 
