@@ -252,6 +252,10 @@ impl Actor {
             Some(Rung::Gpu(setting)) => self.look_at_gpu(&hold, setting).await,
         };
         match state {
+            // What froze was lifted to end a process: as if its place were another, it is applied again.
+            Ok(HoldState::Foreign(now)) if now == hold.old && self.was_lifted(&hold) => {
+                EffectOutcome::Verified(HoldState::Gone)
+            }
             Ok(state) => {
                 if state == HoldState::Ours {
                     self.remember(&hold);
@@ -382,6 +386,7 @@ impl Actor {
     }
 
     fn remember(&self, hold: &Hold) {
+        lock(&self.lifted).retain(|l| (&l.slot, &l.place) != (&hold.slot, &hold.place));
         let mut held = lock(&self.held);
         // Of one slot one value stands at a place: what was remembered of it before says nothing any more.
         held.retain(|h| (&h.slot, &h.place, h.inode) != (&hold.slot, &hold.place, hold.inode));

@@ -127,6 +127,8 @@ pub struct Actor {
     thaws: thaw::Guardians,
     /// Limits that this life wrote or found its own.
     held: Mutex<Vec<Hold>>,
+    /// Of these, those that it lifted itself, to end a process.
+    lifted: Mutex<Vec<Hold>>,
     gpu_library: Option<OsString>,
 }
 
@@ -152,6 +154,7 @@ impl Actor {
             duty: tokio::sync::Mutex::default(),
             thaws: thaw::Guardians::default(),
             held: Mutex::default(),
+            lifted: Mutex::default(),
             gpu_library: gpu::library(),
         };
         actor.capabilities = actor.probe();

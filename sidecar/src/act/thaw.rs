@@ -103,10 +103,21 @@ impl Actor {
     pub(super) fn thaw_for_an_end(&self) {
         let held = super::agent::lock(&self.held).clone();
         for hold in held.iter().filter(|h| h.old == THAWED && h.new == FROZEN) {
-            if let Some(files) = Files::of(hold.slot.resource, &hold.rung).filter(|f| f.what == What::Freeze) {
-                let _ = files.write(Path::new(&hold.place), THAWED);
+            let files = Files::of(hold.slot.resource, &hold.rung).filter(|f| f.what == What::Freeze);
+            if files.is_some_and(|files| files.write(Path::new(&hold.place), THAWED).is_ok()) {
+                let mut lifted = super::agent::lock(&self.lifted);
+                lifted.retain(|l| l != hold);
+                lifted.push(hold.clone());
             }
         }
+    }
+
+    /// Thawed by this sidecar itself since it was frozen, and by nobody else: asked once.
+    pub(super) fn was_lifted(&self, hold: &Hold) -> bool {
+        let mut lifted = super::agent::lock(&self.lifted);
+        let before = lifted.len();
+        lifted.retain(|l| l != hold);
+        lifted.len() < before
     }
 }
 

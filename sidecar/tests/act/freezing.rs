@@ -43,6 +43,8 @@ async fn what_is_frozen_does_nothing_and_runs_on_afterwards() {
         hold(&actor, &held).await;
         let detail = ok(actor.carry_out(Effect::Kill { process: root.clone(), grace_ms: 5_000, tree: false }).await);
         assert!(detail.contains("ended on TERM") && !is_alive(&root), "{detail}");
+        // What was lifted for that is no change of somebody else's.
+        assert_eq!(verify(&actor, &held).await, HoldState::Gone);
         clean_up(&actor).await;
     }
 }
