@@ -21,7 +21,7 @@ mod stage;
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo build --release -p pitwall --bin pitwall -p pitwall-footprint
+  cargo build --release -p pitwall --bin pitwall -p pitwall-footprint --bin pitwall-footprint
   cargo build --profile sidecar -p pitwall-sidecar --bin pitwall-sidecar -p pitwall-footprint --bin pitwall-footprint-limit
   target/release/pitwall-footprint --install-peers --json
   target/release/pitwall-footprint --accuracy
