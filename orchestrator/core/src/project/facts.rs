@@ -185,8 +185,10 @@ impl Project {
             self.foreign_verdicts += 1;
             return;
         };
-        // Only what passed can be inside its hysteresis; what had grown stale is not green once more because it fails.
-        let fresh = !known.stale || mutant!("failing-makes-stale-green");
+        // Only what passed can be inside its hysteresis; what had grown stale, be it told or not (this process may have stood
+        // still), is not green once more because it fails.
+        let fresh =
+            !(known.stale || self.has_grown_stale(&id, &verdict.check_id)) || mutant!("failing-makes-stale-green");
         let passed = fresh && known.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Passed as i32);
         let failing =
             verdict.failing && verdict.outcome() == Outcome::Failed && (passed || known.failing_since.is_some());

@@ -182,10 +182,20 @@ impl Project {
     }
 
     fn stale_now(&self) -> impl Iterator<Item = (&DeliverableId, &String)> {
-        // The grace protects evidence too: nobody could confirm it while this orchestrator was away.
-        let now =
-            if self.now < self.signs.grace_until || mutant!("stale-shown-green") { Millis::MIN } else { self.now };
+        let now = self.stale_until();
         self.freshness_ends().filter(move |(at, ..)| *at <= now).map(|(_, id, check)| (id, check))
+    }
+
+    /// What was fresh until then is stale by now. The grace protects evidence too: nobody could confirm it while this
+    /// orchestrator was away.
+    fn stale_until(&self) -> Millis {
+        if self.now < self.signs.grace_until || mutant!("stale-shown-green") { Millis::MIN } else { self.now }
+    }
+
+    /// Whether this check is stale, though it was not told yet.
+    pub(super) fn has_grown_stale(&self, id: &DeliverableId, check: &str) -> bool {
+        let ends = self.signs.confirmed(id, check).zip(self.fresh_for(id, check));
+        ends.is_some_and(|(confirmed, window)| confirmed + window <= self.stale_until())
     }
 
     pub(super) fn liveness_deadline(&self) -> Option<(Millis, String)> {

@@ -185,6 +185,19 @@ fn stale_evidence_is_unknown_never_green() {
     world.check_replay();
 }
 
+/// This orchestrator stood still: that the evidence had grown stale is not told yet when it is told to fail.
+#[test]
+fn what_grew_stale_unnoticed_is_not_inside_its_hysteresis() {
+    let mut world = World::new(PLAN);
+    world.start("a");
+    world.passes("a/d");
+    world.advance(10 * 60_000);
+    world.now += 31_000;
+    world.verdict("a/d", "one", Outcome::Failed, true, "");
+    assert_ne!(world.deliverable("a/d").status, D::Verified);
+    world.check_replay();
+}
+
 #[test]
 fn old_news_is_never_green() {
     let mut world = World::new(PLAN);

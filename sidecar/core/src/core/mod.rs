@@ -357,6 +357,8 @@ fn forget_what_damage_makes_doubtful(kept: &mut Kept, lost: kept::LostFacts) {
             command.set_state(CommandState::Unknown);
             command.detail = "the sidecar's state file was damaged: it may or may not have taken effect".into();
         }
+        // By whom it was acknowledged may be lost with the cursor: another history than that one must be told.
+        command.acked = false;
     }
 }
 

@@ -249,6 +249,10 @@ impl SiteModel {
         // What waits in the older file as well is one fact, not two.
         let owed = &self.owed;
         self.kept.retain(|(instance, kept)| !owed.iter().any(|((i, _), o)| i == instance && o.is(kept)));
+        // Whom only the lost file saw alive, the journal does not know of.
+        let mine = self.owed.iter().map(|((instance, _), o)| (instance, &o.key));
+        let told = mine.chain(self.kept.iter().map(|(instance, o)| (instance, &o.key)));
+        self.told_alive = told.filter(|(_, key)| matches!(key, FactKey::Seen { .. })).map(|(i, _)| i.clone()).collect();
         tally.excused(Exemption::NumbersOfTwins, twins);
         tally.excused(Exemption::LostWithItsDisk, lost);
     }

@@ -1,9 +1,12 @@
 //! A state file of which a part cannot be read: what can is kept, and the rest is counted and told.
-use pitwall_proto::v1::{LeaseState, Outcome, fact};
+use pitwall_proto::{
+    state::{self, record::Body},
+    v1::{CommandState, LeaseState, Outcome, fact},
+};
 
 use super::{
     scripts::{begun, seen},
-    world::{World, throttle},
+    world::{World, tell, throttle},
 };
 use crate::io::Input;
 
@@ -115,4 +118,30 @@ fn no_lease_is_shown_for_ever_whatever_was_lost_of_it() {
         let over = told.last().is_none_or(|last| !matches!(last, LeaseState::Active | LeaseState::Adopted));
         assert!(over, "byte {at}: {told:?}");
     }
+}
+
+/// With the name of the history that had acknowledged a result lost, the one that is there now is told.
+#[test]
+fn a_result_in_a_damaged_file_is_told_to_another_history() {
+    let mut world = begun();
+    let id = world.issue(tell("look here"), 10_000);
+    world.run(2_000);
+    // That it was acknowledged becomes durable with what comes next.
+    world.issue(tell("and there"), 10_000);
+    world.run(2_000);
+    assert!(world.durable.commands[&id].acked);
+    world.crash(0);
+    let mut kept = world.durable.clone();
+    let lost = Body::Cursor(std::mem::take(&mut kept.cursor));
+    world.file = kept.snapshot_bytes();
+    crate::kept::encode(vec![state::Record { body: Some(lost) }], &mut world.file);
+    *world.file.last_mut().unwrap() ^= 1;
+    (world.orchestrator.lineage, world.orchestrator.epoch) = ("l2".into(), 9);
+    world.orchestrator.commands.clear();
+    world.orchestrator.states.clear();
+    (world.orchestrator.fact_acked, world.orchestrator.facts) = Default::default();
+    world.start();
+    world.run(20_000);
+    assert!(world.logs.iter().any(|l| l.contains("is damaged")), "{:?}", world.logs);
+    assert_eq!(world.result(&id), Some(CommandState::Succeeded));
 }
