@@ -1,10 +1,10 @@
 //! Either side killed with -9 at random instants, round after round, while commands, claims and files flow. Then what the
 //! ledger, the sidecar's memory and the journal say is held against what really happened: each start of an agent leaves
-//! its pid and start time in a witness file, each directive a note. `PITWALL_ROUNDS=300` by hand, which fails when one of
-//! the steps of a command was never the one that was cut short; the seed of a run is printed, `PITWALL_SEED` repeats it.
+//! its pid and start time in a witness file, each directive a note. `--rounds 300` by hand, which fails when one of the steps
+//! of a command was never the one that was cut short; the seed of a run is printed, `--seed` repeats it.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -50,8 +50,29 @@ impl Random {
     }
 }
 
-fn number(variable: &str) -> Option<u64> {
-    env::var(variable).ok().and_then(|text| text.parse().ok())
+/// What any test takes, and what only this one does.
+#[derive(clap::Parser)]
+struct Options {
+    #[command(flatten)]
+    any: libtest_mimic::Arguments,
+    /// So many kills.
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rounds: u64,
+    /// Repeats a run.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn main() {
+    let Options { any, rounds, seed } = <Options as clap::Parser>::parse();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    let killed = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.map_err(|e| e.to_string())?.block_on(all(rounds, seed.unwrap_or(now)));
+        Ok(())
+    };
+    let name = "whoever_is_killed_whenever_nothing_is_lost_and_nothing_happens_twice";
+    libtest_mimic::run(&any, vec![libtest_mimic::Trial::test(name, killed)]).exit();
 }
 
 fn plan(rounds: u64) -> String {
@@ -177,12 +198,8 @@ async fn ask(mut client: Client, asked: &Asked) -> Result<v1::Command, tonic::St
     Ok(client.issue_command(request).await?.into_inner().command.expect("it is always set"))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_is_killed_whenever_nothing_is_lost_and_nothing_happens_twice() {
-    let rounds = number("PITWALL_ROUNDS").unwrap_or(ROUNDS);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    let seed = number("PITWALL_SEED").unwrap_or(now);
-    println!("PITWALL_SEED={seed} PITWALL_ROUNDS={rounds}");
+async fn all(rounds: u64, seed: u64) {
+    println!("--rounds {rounds} --seed {seed}");
     let (mut random, mut seen) = (Random(seed), Seen::default());
     let mut stage = Stage::set(rounds).await;
     let mut doubtful = 0;

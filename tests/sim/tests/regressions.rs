@@ -156,10 +156,18 @@ fn results_in_a_damaged_file_are_told_to_another_history() {
     holds(9734);
 }
 
+/// The sidecar's state and the journal were both set back: nobody knew of the launch, and it was made once more.
+#[test]
+fn nothing_of_another_history_is_gone_on_with() {
+    holds(22225);
+}
+
 /// Most of them found faults of the model; they stay, as each is made of many things at once.
 #[test]
 fn seeds_that_were_hard_once() {
-    [402, 992, 1395, 1909, 3081, 4599, 4778, 5092, 6077, 7240, 7249, 7474, 7922, 9314].into_iter().for_each(holds);
+    [402, 992, 1395, 1909, 3081, 4599, 4778, 5092, 6077, 7240, 7249, 7474, 7922, 9314, 16237, 17216, 18154, 28987]
+        .into_iter()
+        .for_each(holds);
 }
 
 /// A run is told as a story with its hash, and telling it does not change it.

@@ -22,6 +22,21 @@ impl Project {
             state: state as i32,
             detail: detail.into(),
             reached_ms,
+            cursor: 0,
+        }));
+    }
+
+    /// To its sidecar a position below one that was sent already is that of a command which it has forgotten: what was
+    /// overtaken gets a new one.
+    pub(super) fn step_sent(&mut self, id: &str) {
+        let Some(command) = self.state.commands.get(id) else { return };
+        let sent = self.state.agents.get(&command.issued.agent).map_or(0, |a| a.sent_cursor);
+        let overtaken = command.issued.cursor < sent && !mutant!("overtaken-keeps-its-number");
+        self.emit(Body::CommandStep(journal::CommandStep {
+            id: id.into(),
+            state: CommandState::Sent as i32,
+            cursor: if overtaken { self.state.next_cursor } else { 0 },
+            ..Default::default()
         }));
     }
 

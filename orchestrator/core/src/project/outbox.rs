@@ -1,18 +1,48 @@
 //! What the ledger owes to whom. Level-triggered: after each input every open session is sent what it was not sent yet.
 //! Cancels come before commands: a cancel overtakes what waits. To a sidecar that only observes nothing is delivered.
 //!
-//! Of both, [`UNDER_WAY_MAX`] at most are under way in one stream: what was sent in it and not answered yet. Each answer lets
-//! the next one go, in the order of the ledger. So the stream's outbound queue holds all that is owed at once (a stream whose
-//! queue is full ends, and would end again in the same place), and what waits behind it arrives. A sidecar takes what it
-//! receives in one go, whatever it then does with it: a kill behind many directives waits one round trip for each
-//! [`UNDER_WAY_MAX`] of them, not for what they do.
-use pitwall_proto::v1::{self, CommandState, connect_response};
+//! Commands have priorities: what acts (kill, restart, activate, throttle, unthrottle) goes before directives that wait, urgent
+//! directives before others; within a class the order of the ledger holds. What was sent in an earlier stream, and may have
+//! arrived, goes first of all, as it was.
+//!
+//! Of cancels and of commands [`UNDER_WAY_MAX`] at most are under way in one stream: what was sent in it and not answered
+//! yet. Each answer lets the next one go. So the stream's outbound queue holds all that is owed at once (a stream whose queue
+//! is full ends, and would end again in the same place), and what waits behind it arrives. Directives may not take all of it:
+//! what acts goes out at once, however many of them wait or are not answered.
+use pitwall_proto::{
+    mutant,
+    v1::{self, CommandState, Priority, command_spec::Kind, connect_response},
+};
 
 use super::Project;
 use crate::{io::SessionId, state::CommandRecord};
 
 /// Commands, and cancellations, that are under way in one stream. The shell's queue for a stream holds 256 messages.
 const UNDER_WAY_MAX: usize = 64;
+const DIRECTIVES_UNDER_WAY_MAX: usize = 48;
+
+/// First goes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Act,
+    UrgentDirective,
+    Directive,
+}
+
+impl Class {
+    fn of(command: &CommandRecord) -> Self {
+        match &command.spec.kind {
+            Some(Kind::Directive(d)) if d.priority() == Priority::Urgent => Self::UrgentDirective,
+            Some(Kind::Directive(_)) => Self::Directive,
+            _ => Self::Act,
+        }
+    }
+}
+
+/// `None`, the first of all: it was sent before.
+fn turn(command: &CommandRecord) -> Option<Class> {
+    (command.state == CommandState::Queued && !mutant!("kill-behind-directives")).then(|| Class::of(command))
+}
 
 impl Project {
     /// Cancellations, deliveries, renewals.
@@ -30,25 +60,42 @@ impl Project {
     fn owe_commands(&mut self, session: SessionId) {
         let Some(open) = self.sessions.get(session) else { return };
         let of_agent = |c: &&CommandRecord| c.issued.agent == open.agent;
-        let is_under_way = |c: &&CommandRecord| c.state == CommandState::Sent && open.sent.contains(&c.issued.id);
-        let under_way = self.state.unfinished_commands().filter(of_agent).filter(is_under_way).count();
         // What is to be cancelled is not delivered again: the sidecar answers the cancellation in any case.
-        let owed: Vec<_> = self
+        let mut owed: Vec<&CommandRecord> = self
             .state
             .unfinished_commands()
             .filter(|c| of_agent(c) && !open.sent.contains(&c.issued.id))
             .filter(|c| matches!(c.state, CommandState::Queued | CommandState::Sent) && !c.cancel_requested)
             .filter(|c| c.issued.expires_ms > self.now)
-            .take(UNDER_WAY_MAX.saturating_sub(under_way))
-            .map(|c| (c.issued.cursor, c.issued.id.clone(), c.spec.clone(), c.state, c.issued.expires_ms))
             .collect();
-        for (cursor, id, spec, state, expires) in owed {
+        if owed.is_empty() {
+            return;
+        }
+        let is_under_way = |c: &&CommandRecord| c.state == CommandState::Sent && open.sent.contains(&c.issued.id);
+        let under_way = self.state.unfinished_commands().filter(of_agent).filter(is_under_way);
+        let (mut acts, mut directives) = (0, 0);
+        under_way.for_each(|c| *if Class::of(c) == Class::Act { &mut acts } else { &mut directives } += 1);
+        owed.sort_by_key(|c| (turn(c), c.issued.cursor));
+        let fits = |c: &&CommandRecord| {
+            let directive = Class::of(c) != Class::Act;
+            let full = directive && c.state == CommandState::Queued && directives >= DIRECTIVES_UNDER_WAY_MAX;
+            let goes = !full && acts + directives < UNDER_WAY_MAX;
+            *if directive { &mut directives } else { &mut acts } += usize::from(goes);
+            goes
+        };
+        let owed: Vec<_> = owed
+            .into_iter()
+            .filter(fits)
+            .map(|c| (c.issued.id.clone(), c.spec.clone(), c.state, c.issued.expires_ms))
+            .collect();
+        for (id, spec, state, expires) in owed {
             if state == CommandState::Queued {
-                self.step(&id, CommandState::Sent, "");
+                self.step_sent(&id);
             }
             if let Some(open) = self.sessions.get_mut(session) {
                 open.sent.insert(id.clone());
             }
+            let cursor = self.state.commands.get(&id).map_or(0, |c| c.issued.cursor);
             let start_within_ms = u32::try_from(expires - self.now).unwrap_or(u32::MAX);
             let delivery = v1::CommandDelivery { id, cursor, spec: Some(spec), start_within_ms };
             self.send(session, connect_response::Body::Command(delivery));

@@ -32,6 +32,9 @@ pub struct AgentState {
     pub out_of_memory: Option<journal::OutOfMemory>,
     /// By health check; only what is unhealthy.
     pub unhealthy: BTreeMap<String, journal::Health>,
+    /// The highest position in the ledger that was sent to it: a lower one that comes later is to its sidecar one that it
+    /// has forgotten.
+    pub sent_cursor: u64,
     /// Oldest first; only what a window can still reach.
     pub activity: VecDeque<ActivityBucket>,
     /// Why the workspace is absent.
@@ -139,6 +142,7 @@ impl AgentState {
             gave_up: None,
             out_of_memory: None,
             unhealthy: BTreeMap::new(),
+            sent_cursor: 0,
             activity: VecDeque::new(),
             workspace_absent: None,
             lapsed: None,

@@ -1,4 +1,5 @@
 //! One event applied. No decision is made here: what an event says is so.
+mod commands;
 mod leases;
 
 use std::collections::BTreeMap;
@@ -9,9 +10,8 @@ use pitwall_proto::{
 };
 
 use super::{
-    ActivityBucket, AgentState, CLOSED_FINDINGS_KEPT, CheckState, ClaimState, CommandRecord, DeliverableState,
-    ENDED_COMMANDS_KEPT, Exit, FindingState, PressureState, Promise, QuotaKey, QuotaState, RestoredState, Seen,
-    SidecarState, State,
+    ActivityBucket, AgentState, CLOSED_FINDINGS_KEPT, CheckState, ClaimState, DeliverableState, Exit, FindingState,
+    PressureState, Promise, QuotaKey, QuotaState, RestoredState, Seen, SidecarState, State,
 };
 use crate::{
     io::Millis,
@@ -141,15 +141,7 @@ impl State {
                 a.workspace_absent = (!e.present).then(|| (at, e.reason.clone()));
             }),
             Body::CommandIssued(e) => self.apply_issued(e, at),
-            Body::CommandStep(e) => {
-                if let Some(command) = self.commands.get_mut(&e.id) {
-                    command.state = v1::CommandState::try_from(e.state).unwrap_or_default();
-                    command.steps.push((command.state, e.reached_ms.unwrap_or(at), e.detail.clone()));
-                    if command.is_terminal() {
-                        self.unfinished.remove(&command.issued.cursor);
-                    }
-                }
-            }
+            Body::CommandStep(e) => self.apply_step(e, at),
             Body::CancelRequested(e) => {
                 if let Some(command) = self.commands.get_mut(&e.id) {
                     command.cancel_requested = true;
@@ -288,21 +280,6 @@ impl State {
         }
     }
 
-    fn apply_issued(&mut self, event: &journal::CommandIssued, at: Millis) {
-        self.next_cursor = event.cursor.saturating_add(1);
-        self.ledger.insert(event.cursor, event.id.clone());
-        self.unfinished.insert(event.cursor);
-        let mut command = CommandRecord::new(event.clone(), at);
-        if let Promise::Verified(id) = command.promise()
-            && self.deliverables.get(&id).is_some_and(|d| d.status == v1::DeliverableStatus::Verified)
-        {
-            command.effect = Some((at, format!("{id} was verified already")));
-        }
-        self.commands.insert(event.id.clone(), command);
-        self.with_agent(&event.agent, |a| a.lapsed = None);
-        self.forget_old_commands();
-    }
-
     fn apply_verdict(&mut self, event: &journal::Verdict) {
         let id = DeliverableId::new(&event.agent, &event.deliverable);
         let Some(deliverable) = self.deliverables.get_mut(&id) else { return };
@@ -411,26 +388,6 @@ impl State {
         for command in self.commands.values_mut().filter(|c| c.awaits_effect()) {
             if command.promise() == Promise::Verified(id.clone()) {
                 command.effect = Some((at, format!("{id} verified")));
-            }
-        }
-    }
-
-    fn forget_old_commands(&mut self) {
-        if self.ledger.len() <= 2 * ENDED_COMMANDS_KEPT {
-            return;
-        }
-        let done: Vec<u64> = self
-            .ledger
-            .iter()
-            .filter(|(_, id)| {
-                self.commands.get(*id).is_none_or(|c| c.is_terminal() && c.decided && c.wanted_lease().is_none())
-            })
-            .map(|(cursor, _)| *cursor)
-            .take(self.ledger.len() - ENDED_COMMANDS_KEPT)
-            .collect();
-        for cursor in done {
-            if let Some(id) = self.ledger.remove(&cursor) {
-                self.commands.remove(&id);
             }
         }
     }

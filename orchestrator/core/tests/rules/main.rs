@@ -12,6 +12,7 @@ mod hosts;
 mod ledger;
 mod liveness;
 mod oracle;
+mod outbox;
 mod policy;
 mod pulse;
 mod replay;

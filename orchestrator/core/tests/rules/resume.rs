@@ -42,6 +42,17 @@ fn an_older_state_is_told_so_and_what_was_sent_to_it_ends_unknown() {
     }
 }
 
+/// It and this journal were both set back, and this one knows of nothing that the sidecar did.
+#[test]
+fn a_state_of_another_history_is_never_the_newest() {
+    let mut world = World::new(PLAN);
+    let welcome = world.hello("a", 90, |h| h.resume.as_mut().unwrap().lineage = "another".into()).unwrap();
+    assert_eq!(welcome.outdated, "it comes from another history");
+    let welcome = world.hello("a", 91, |h| h.resume.as_mut().unwrap().lineage = String::new()).unwrap();
+    assert_eq!(welcome.outdated, "", "it was never welcomed anywhere");
+    world.check_replay();
+}
+
 fn hold(hello: &mut v1::Hello, id: &str, state: S) {
     hello.resume.as_mut().unwrap().held = vec![v1::HeldCommand { id: id.into(), state: state as i32 }];
 }

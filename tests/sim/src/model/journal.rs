@@ -57,6 +57,8 @@ pub struct Journal {
     pub places: BTreeMap<String, String>,
     /// By command: the instance that it was sent to first.
     pub sent_to: BTreeMap<String, String>,
+    /// By agent: the highest number that was sent.
+    highest_sent: BTreeMap<String, u64>,
     /// Commands that got a step in the batch applied last, and how many were issued in it.
     pub stepped: Vec<(String, S)>,
     pub issued: u64,
@@ -110,12 +112,14 @@ impl Journal {
                         let text = format!("{} went from {last:?} to {state:?}", step.id);
                         breaches.push((Invariant::CommandMovesForward, text));
                     }
-                    if state == S::Sent
-                        && let Some((instance, _)) = self.connected.get(&command.agent)
-                    {
-                        self.sent_to.insert(step.id.clone(), instance.clone());
+                    if step.cursor != 0 {
+                        command.cursor = step.cursor;
                     }
+                    let (agent, cursor) = (command.agent.clone(), command.cursor);
                     command.states.push(state);
+                    if state == S::Sent {
+                        breaches.extend(self.sent(&step.id, agent, cursor, event.at_ms));
+                    }
                     self.stepped.push((step.id.clone(), state));
                 }
                 Body::CancelRequested(cancel) => {
@@ -127,5 +131,26 @@ impl Journal {
             }
         }
         breaches
+    }
+
+    /// A sidecar takes a number below one that it has for one that it has forgotten. And what acts never waits behind a
+    /// directive that was not sent.
+    fn sent(&mut self, id: &str, agent: String, cursor: u64, at: i64) -> Option<(Invariant, String)> {
+        if let Some((instance, _)) = self.connected.get(&agent) {
+            self.sent_to.insert(id.to_owned(), instance.clone());
+        }
+        let is_directive = |c: &Ledgered| matches!(c.spec.kind, Some(v1::command_spec::Kind::Directive(_)));
+        let may_go = |c: &Ledgered| c.last() == S::Queued && !c.cancel_requested && c.expires_ms > at;
+        let waits = |c: &&Ledgered| c.agent == agent && may_go(c) && !is_directive(c);
+        let overtaken =
+            self.commands.get(id).filter(|c| is_directive(c)).and_then(|_| self.commands.values().find(waits));
+        if let Some(act) = overtaken {
+            let text = format!("{id}, a directive, is sent while {:?} with number {} waits", act.spec.kind, act.cursor);
+            return Some((Invariant::ActsOvertakeDirectives, text));
+        }
+        let highest = self.highest_sent.entry(agent).or_default();
+        let before = std::mem::replace(highest, (*highest).max(cursor));
+        (cursor <= before)
+            .then(|| (Invariant::NumbersOnlyRise, format!("{id} is sent with number {cursor}, behind {before}")))
     }
 }

@@ -37,6 +37,8 @@ invariants! {
     ActedOnlyOnDurableIntent,
     ActedAtMostOnce,
     CommandMovesForward,
+    NumbersOnlyRise,
+    ActsOvertakeDirectives,
     NoStartAfterExpiry,
     CancelledNeverStarts,
     CancelIsKept,

@@ -46,6 +46,9 @@ pub struct Owed {
     numbers: BTreeSet<u64>,
     /// The history that acknowledged it, if any did.
     pub acked_in: Option<String>,
+    /// One that acknowledged it to an earlier process, which did not write that down: to the next history it told only
+    /// what came after.
+    heard_in: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -81,9 +84,8 @@ pub struct SiteModel {
     copied: BTreeSet<u64>,
     /// What welcomes of this process said of its facts, by history.
     pub welcomed_with: Vec<(u64, String)>,
-    /// Instances that told of an agent alive, and exits that were told before.
-    told_alive: BTreeSet<String>,
-    ends_of_none: BTreeSet<(String, u64)>,
+    /// It is a copy of a file that told of an agent alive.
+    copied_alive: bool,
     /// Dropped by the full spool.
     overflown: BTreeSet<(String, u64)>,
     /// Which commands were delivered to this file, and when on the true clock at the latest they may start.
@@ -185,6 +187,7 @@ impl SiteModel {
             }
             now.numbers.extend(&owed.numbers);
             now.acked_in = owed.acked_in.or(now.acked_in.take());
+            now.heard_in = owed.heard_in.or(now.heard_in.take());
         }
         self.acked_as_the_file_says(self.acked);
     }
@@ -218,7 +221,7 @@ impl SiteModel {
         self.reread(bytes);
         for ((instance, seq), owed) in &mut self.owed {
             if *instance == self.instance && self.waiting.contains_key(seq) {
-                owed.acked_in = None;
+                owed.heard_in = owed.acked_in.take().or(owed.heard_in.take());
             }
         }
     }
@@ -249,10 +252,6 @@ impl SiteModel {
         // What waits in the older file as well is one fact, not two.
         let owed = &self.owed;
         self.kept.retain(|(instance, kept)| !owed.iter().any(|((i, _), o)| i == instance && o.is(kept)));
-        // Whom only the lost file saw alive, the journal does not know of.
-        let mine = self.owed.iter().map(|((instance, _), o)| (instance, &o.key));
-        let told = mine.chain(self.kept.iter().map(|(instance, o)| (instance, &o.key)));
-        self.told_alive = told.filter(|(_, key)| matches!(key, FactKey::Seen { .. })).map(|(i, _)| i.clone()).collect();
         tally.excused(Exemption::NumbersOfTwins, twins);
         tally.excused(Exemption::LostWithItsDisk, lost);
     }
@@ -277,6 +276,10 @@ impl SiteModel {
     /// Facts to here are known as acknowledged now: by this history, where none said so before that was met meanwhile.
     pub fn acked_by(&mut self, to: u64, lineage: &str) {
         for (seq, other) in self.welcomed_with.clone() {
+            let instance = self.instance.clone();
+            for (_, owed) in self.owed.range_mut((instance.clone(), 0)..=(instance, seq.min(to))) {
+                owed.acked_in = owed.acked_in.take().or(owed.heard_in.take());
+            }
             self.heard_ack(seq.min(to), &other);
         }
         self.heard_ack(to, lineage);
@@ -289,13 +292,24 @@ impl SiteModel {
         let (owed, lost): (Vec<_>, Vec<_>) =
             all.partition(|(_, _, o)| o.acked_in.as_ref().is_none_or(|by| by == lineage));
         tally.excused(Exemption::AckedByALostHistory, lost.len() as u64);
-        tally.excused(Exemption::NeverSeenAlive, self.ends_of_none.len() as u64);
+        let (owed, of_none): (Vec<_>, Vec<_>) = owed.into_iter().partition(|(instance, seq, o)| {
+            !matches!(o.key, FactKey::Exited { .. }) || self.has_told_alive(instance, **seq)
+        });
+        tally.excused(Exemption::NeverSeenAlive, of_none.len() as u64);
         tally.excused(Exemption::CountedAsOverflow, self.overflown.len() as u64);
         let place = |instance: &String, seq: &u64, owed: &Owed| {
             let acked = if owed.acked_in.is_some() { ", acknowledged" } else { "" };
             format!("fact {seq} of {instance}{acked}")
         };
         owed.into_iter().map(|(instance, seq, owed)| (&owed.key, place(instance, seq, owed))).collect()
+    }
+
+    /// Before this fact, and where it was not lost with its disk or dropped: else the journal does not know that it lived.
+    fn has_told_alive(&self, instance: &String, seq: u64) -> bool {
+        let seen = |owed: &Owed| matches!(owed.key, FactKey::Seen { .. });
+        self.copied_alive
+            || self.owed.range((instance.clone(), 0)..(instance.clone(), seq)).any(|(_, o)| seen(o))
+            || self.kept.iter().any(|(i, o)| i == instance && seen(o) && o.numbers.first().is_some_and(|n| *n < seq))
     }
 
     fn fact(&mut self, fact: &state::Fact) {
@@ -312,23 +326,13 @@ impl SiteModel {
         }
         let copied = self.copied.contains(&fact.seq);
         self.waiting.insert(fact.seq, crc32fast::hash(&fact.fact));
-        if matches!(kind, Kind::AgentSeen(_)) {
-            self.told_alive.insert(self.instance.clone());
-        }
+        self.copied_alive |= copied && matches!(kind, Kind::AgentSeen(_));
         if let Some(key) = FactKey::of_fact(&self.agent, &kind) {
-            let of_none = (self.instance.clone(), fact.seq);
-            if matches!(kind, Kind::AgentExited(_)) && !self.told_alive.contains(&self.instance) {
-                self.ends_of_none.insert(of_none);
-                return;
-            }
-            if self.ends_of_none.contains(&of_none) {
-                return;
-            }
             if copied {
                 return;
             }
             let place = (self.instance.clone(), fact.seq);
-            self.owed.entry(place).or_insert(Owed { key, numbers: [fact.seq].into(), acked_in: None });
+            self.owed.entry(place).or_insert(Owed { key, numbers: [fact.seq].into(), acked_in: None, heard_in: None });
         }
     }
 

@@ -9,13 +9,13 @@ use pitwall_core::{
 };
 use pitwall_proto::{
     journal::{self, event::Body as Journaled},
-    v1::{SidecarStatus, command_spec::Kind},
+    v1::{CommandState, SidecarStatus, command_spec::Kind},
 };
 
 use super::{Event, World, owner_steps::step_of, plans};
 use crate::{
     matrix::{Side, Step},
-    model::{CheckName, Invariant, Victim, is_end},
+    model::{CheckName, FactKey, Invariant, Victim, is_end},
 };
 
 /// How often an owner looks whether it still is one.
@@ -344,6 +344,9 @@ impl World {
         let of_keys = std::mem::take(&mut self.model.journal.issued);
         self.model.tally.judged(Invariant::CommandMovesForward, stepped.len() as u64);
         self.model.tally.judged(Invariant::OneKeyOneCommand, of_keys);
+        let sent = stepped.iter().filter(|(_, state)| *state == CommandState::Sent).count() as u64;
+        self.model.tally.judged(Invariant::NumbersOnlyRise, sent);
+        self.model.tally.judged(Invariant::ActsOvertakeDirectives, sent);
         for (invariant, text) in breaches {
             self.model.breach(invariant, now, text);
         }
@@ -352,7 +355,7 @@ impl World {
                 self.mass_since = mass.on.then_some(now);
             }
             if let Some(Journaled::CommandIssued(issued)) = &event.body {
-                let lives = self.lives_of(&issued.agent);
+                let lives = self.lives_of(&issued.agent) - u64::from(self.lives_unseen(&issued.agent));
                 self.lives_before.insert(issued.id.clone(), lives);
             }
         }
@@ -368,6 +371,17 @@ impl World {
 
     fn lives_of(&self, agent: &str) -> u64 {
         self.homes.iter().find(|h| h.agent.name == agent).map_or(0, |h| h.agent.lives)
+    }
+
+    /// It began once more, and nobody has told so yet: to whoever commands it is the next life.
+    fn lives_unseen(&self, agent: &str) -> bool {
+        let root = self.homes.iter().find(|h| h.agent.name == agent).and_then(|h| h.agent.root);
+        let told = |(pid, ticks): (i32, u64)| {
+            self.model.journal.facts.keys().any(|key| {
+                matches!(key, FactKey::Seen { agent: a, pid: p, ticks: t, .. } if a == agent && (*p, *t) == (pid, ticks))
+            })
+        };
+        root.is_some_and(|root| !told(root))
     }
 
     /// The process that a kill is aimed at.
