@@ -131,7 +131,7 @@ impl Actor {
             }
             _ => {}
         }
-        let set = knob.hold(|| self.threads_of(hold), ours.as_deref(), &hold.new).inspect_err(|_| {
+        let set = knob.hold(|| self.threads_of(hold), &old, ours.as_deref(), &hold.new).inspect_err(|_| {
             // Nothing half done is left.
             let _ = knob.release(|| self.threads_of(hold), &old, &hold.new);
         })?;
@@ -149,11 +149,12 @@ impl Actor {
         if !self.has_target(hold) {
             return Ok(HoldState::Gone);
         }
-        let standing = knob.standing(&self.threads_of(hold), &Old::parse(&hold.old), &hold.new);
+        let old = Old::parse(&hold.old);
+        let standing = knob.standing(&self.threads_of(hold), &old, &hold.new);
         Ok(match standing {
             Standing::Held => HoldState::Ours,
             Standing::Partly => {
-                knob.hold(|| self.threads_of(hold), None, &hold.new)?;
+                knob.hold(|| self.threads_of(hold), &old, None, &hold.new)?;
                 HoldState::Ours
             }
             Standing::Before => HoldState::Foreign(hold.old.clone()),

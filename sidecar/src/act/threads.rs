@@ -202,13 +202,25 @@ impl Knob {
         }
     }
 
+    /// Only what is as it was before, or as one of our own has it that gives way, be that looser or stricter: what somebody
+    /// else set meanwhile is left to them.
+    fn is_to_be_set(self, value: &str, before: &str, ours: Option<&str>, new: &str) -> bool {
+        value != new && (ours == Some(value) || value == before && !self.accepts(value, new))
+    }
+
     /// All of them, and those that are born meanwhile. How many were set.
-    pub fn hold(self, look: impl Fn() -> Vec<Thread>, before: Option<&str>, new: &str) -> Result<usize, String> {
+    pub fn hold(
+        self,
+        look: impl Fn() -> Vec<Thread>,
+        old: &Old,
+        ours: Option<&str>,
+        new: &str,
+    ) -> Result<usize, String> {
         let mut set = 0;
         for _ in 0..ROUNDS_MAX {
-            // One of our own that gives way may have been stricter.
-            let differs = |value: &str| !self.accepts(value, new) || before == Some(value) && value != new;
-            let looser = |thread: &Thread| self.read(thread.tid).is_some_and(|value| differs(&value));
+            let looser = |thread: &Thread| {
+                self.read(thread.tid).is_some_and(|value| self.is_to_be_set(&value, old.of(*thread), ours, new))
+            };
             let left: Vec<Thread> = look().into_iter().filter(looser).collect();
             if left.is_empty() {
                 return Ok(set);
@@ -321,6 +333,55 @@ mod tests {
             assert_eq!(first_cores(now, amount).ok().as_deref(), then, "{now} {amount}");
         }
         assert!(cores_of("0-99999999999").len() <= CpuSet::MAX_CPU);
+    }
+
+    #[test]
+    fn what_somebody_else_set_meanwhile_is_left_to_them() {
+        for (knob, value, ours, set) in [
+            (Knob::Affinity, "0-3", None, true),
+            (Knob::Affinity, "0-1", None, false),
+            (Knob::Affinity, "0", None, false),
+            (Knob::Affinity, "3", None, false),
+            (Knob::Affinity, "0-2", None, false),
+            (Knob::Affinity, "0-2", Some("0-2"), true),
+            (Knob::Affinity, "0", Some("0"), true),
+            (Knob::Affinity, "3", Some("0"), false),
+            (Knob::Nice, "0", None, true),
+            (Knob::Nice, "5", None, false),
+            (Knob::Nice, "15", None, false),
+            (Knob::Nice, "15", Some("15"), true),
+        ] {
+            let (before, new) = if knob == Knob::Affinity { ("0-3", "0-1") } else { ("0", "10") };
+            assert_eq!(knob.is_to_be_set(value, before, ours, new), set, "{knob:?} {value} {ours:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_writer_between_two_rounds_is_not_written_over() {
+        let sleep = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut children = [sleep(), sleep()];
+        let tids = children.each_ref().map(|child| child.id().cast_signed());
+        let usual: i32 = Knob::Nice.read(tids[0]).unwrap().parse().unwrap();
+        let (theirs, new) = (usual + 2, (usual + 4).to_string());
+        let rounds = std::cell::Cell::new(0);
+        let look = || {
+            rounds.set(rounds.get() + 1);
+            if rounds.get() == 2 {
+                setpriority_process(Pid::from_raw(tids[1]), theirs).unwrap();
+            }
+            tids.iter().take(rounds.get()).filter_map(|tid| thread(*tid)).collect()
+        };
+        let old = Old { usual: usual.to_string(), exceptions: BTreeMap::new() };
+        let set = Knob::Nice.hold(look, &old, None, &new);
+        let now = tids.map(|tid| Knob::Nice.read(tid).unwrap());
+        let standing = Knob::Nice.standing(&of_processes(&tids), &old, &new);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(set, Ok(1));
+        assert_eq!(now, [new, theirs.to_string()]);
+        assert_eq!(standing, Standing::Foreign(format!("thread {}: {theirs}", tids[1])));
     }
 
     #[test]
