@@ -104,9 +104,8 @@ impl Unified {
         }
     }
 
-    fn retry(&mut self) {
-        let [cpu, memory, io] = &mut self.pressures;
-        for kept in [
+    fn each(&mut self) -> impl Iterator<Item = &mut Kept> {
+        let single = [
             &mut self.cpu_stat,
             &mut self.memory_current,
             &mut self.memory_stat,
@@ -115,12 +114,8 @@ impl Unified {
             &mut self.swap_current,
             &mut self.pids_current,
             &mut self.io_stat,
-            cpu,
-            memory,
-            io,
-        ] {
-            kept.retry();
-        }
+        ];
+        single.into_iter().chain(&mut self.pressures)
     }
 }
 
@@ -145,13 +140,13 @@ impl Split {
         }
     }
 
-    fn retry(&mut self) {
+    fn each(&mut self) -> impl Iterator<Item = &mut Kept> {
         let single = [&mut self.cpu_stat, &mut self.cpuacct_usage, &mut self.pids_current].into_iter().flatten();
         let memory = self
             .memory
             .iter_mut()
             .flat_map(|m| [&mut m.usage, &mut m.stat, &mut m.peak, &mut m.oom_control, &mut m.failcnt]);
-        single.chain(memory).chain(self.blkio.iter_mut().flatten()).for_each(Kept::retry);
+        single.chain(memory).chain(self.blkio.iter_mut().flatten())
     }
 }
 
@@ -162,7 +157,14 @@ impl Reader {
         let Places { v2, cpu, cpuacct, memory, pids, blkio, freezer: _ } = places;
         let all = [v2, cpu, cpuacct, memory, pids, blkio];
         let identities = || all.map(|place| place.as_deref().and_then(directory_identity));
-        let same = self.places == *places && identities()[..] == self.identities[..];
+        let are_those = |reader: &Self| reader.places == *places && identities()[..] == reader.identities[..];
+        // A cgroup that is gone does not answer any more; by its inode it is asked for only at the slow pace.
+        let mut same = if slow { are_those(self) } else { self.places == *places };
+        if same {
+            self.read_all(slow, now);
+            // Where one went away meanwhile, what was read may be its successor's.
+            same = !self.each().fold(false, |lost, kept| kept.was_lost() | lost) || are_those(self);
+        }
         if !same {
             self.identities.clear();
             self.identities.extend(identities());
@@ -171,20 +173,25 @@ impl Reader {
             self.v1 = Split::new(places);
             self.droppable = None;
             *now = Counters::default();
-        }
-        if slow {
-            self.v1.retry();
-            if let Some(v2) = &mut self.v2 {
-                v2.retry();
-            }
-        }
-        let mut devices = now.devices.take().unwrap_or_default();
-        let counted = self.read_v1(slow || !same, now, &mut devices) | self.read_v2(slow || !same, now, &mut devices);
-        now.devices = counted.then_some(devices);
-        if slow || !same {
-            self.read_limits(now);
+            self.read_all(true, now);
         }
         same
+    }
+
+    fn each(&mut self) -> impl Iterator<Item = &mut Kept> {
+        self.v1.each().chain(self.v2.iter_mut().flat_map(Unified::each))
+    }
+
+    fn read_all(&mut self, slow: bool, now: &mut Counters) {
+        if slow {
+            self.each().for_each(Kept::retry);
+        }
+        let mut devices = now.devices.take().unwrap_or_default();
+        let counted = self.read_v1(slow, now, &mut devices) | self.read_v2(slow, now, &mut devices);
+        now.devices = counted.then_some(devices);
+        if slow {
+            self.read_limits(now);
+        }
     }
 
     /// True: devices are counted.
@@ -417,13 +424,16 @@ mod tests {
         fill(150);
         assert!(reader.read(&places, false, &mut counters));
         assert_eq!(counters.cpu_usec, Some(150));
+        // That one moved away, and still counts.
         std::fs::rename(&directory, here.path().join("old")).unwrap();
         fill(9_000);
-        assert!(!reader.read(&places, false, &mut counters));
+        assert!(reader.read(&places, false, &mut counters));
+        assert_eq!(counters.cpu_usec, Some(150));
+        assert!(!reader.read(&places, true, &mut counters));
         assert_eq!(counters.cpu_usec, Some(9_000));
         // It is gone: nothing of it is known, and what was is not told on.
         std::fs::remove_dir_all(&directory).unwrap();
-        assert!(!reader.read(&places, false, &mut counters));
+        assert!(!reader.read(&places, true, &mut counters));
         assert_eq!(counters, Counters::default());
     }
 

@@ -13,6 +13,7 @@ pub struct Host {
     /// CPU use needs two looks.
     looked: bool,
     load_1m: Option<f64>,
+    cpu_cores: Option<f64>,
 }
 
 impl Default for Host {
@@ -25,12 +26,13 @@ impl Default for Host {
             cpus: cpus.and_then(|n| u32::try_from(n.get()).ok()),
             looked: false,
             load_1m: None,
+            cpu_cores: None,
         }
     }
 }
 
 impl Host {
-    /// `slow`: memory and load too, which are otherwise as they were.
+    /// All of it anew if `slow`, else as it was: the kernel walks over every CPU and interrupt for its totals.
     pub fn look(&mut self, slow: bool) -> v1::HostUsage {
         let mut usage = v1::HostUsage {
             boot_id: self.boot_id.clone(),
@@ -43,20 +45,20 @@ impl Host {
         }
         usage.load_1m = self.load_1m;
         let Some(system) = &mut self.system else { return usage };
-        system.refresh_cpu_usage();
         if slow {
+            system.refresh_cpu_usage();
             system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         }
         // The affinity of the sidecar may be narrower than the machine.
         let all = u32::try_from(system.cpus().len()).ok().filter(|n| *n > 0);
         usage.cpus = all.or(self.cpus);
-        if self.looked
-            && let Some(cpus) = all
-        {
+        if slow && self.looked {
             let share = f64::from(system.global_cpu_usage()) / 100.0;
-            usage.cpu_cores = Some(share.clamp(0.0, 1.0) * f64::from(cpus)).filter(|c| c.is_finite());
+            let cores = all.map(|cpus| share.clamp(0.0, 1.0) * f64::from(cpus));
+            self.cpu_cores = cores.filter(|c| c.is_finite());
         }
-        self.looked = true;
+        usage.cpu_cores = self.cpu_cores;
+        self.looked |= slow;
         if system.total_memory() > 0 {
             usage.memory_total_bytes = Some(system.total_memory());
             usage.memory_used_bytes = Some(system.used_memory());

@@ -54,16 +54,23 @@ pub struct Kept {
     file: Option<OwnedFd>,
     /// It could not be opened: not tried again before [`Kept::retry`].
     refused: bool,
+    /// What was kept could not be read any more.
+    lost: bool,
 }
 
 impl Kept {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None, refused: false }
+        Self { path, file: None, refused: false, lost: false }
     }
 
     /// It may be there by now.
     pub fn retry(&mut self) {
         self.refused = false;
+    }
+
+    /// Whether what it told of went away since the last call: what is read now may be a successor's.
+    pub fn was_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
     }
 
     /// Absent where it is not there or may not be read.
@@ -76,6 +83,7 @@ impl Kept {
                 return Some(buffer);
             }
             self.file = None;
+            self.lost = true;
         }
         let Ok(file) = open(&self.path) else {
             self.refused = true;
