@@ -4,6 +4,7 @@ pub mod act;
 pub mod args;
 pub mod claim;
 pub mod clock;
+pub mod code_pages;
 pub mod doctor;
 pub mod identity;
 pub mod inbox;

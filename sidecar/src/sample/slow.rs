@@ -33,11 +33,12 @@ impl Sampler {
             let Some(pid) = usage.identity.as_ref().map(|i| i.pid) else { continue };
             let Self { table, .. } = self;
             let moved = table.entry(pid).is_some_and(|e| std::mem::take(&mut e.slow.moved) || e.slow.io.is_none());
-            if n < CLOSELY || add_up && moved {
+            let close = n < CLOSELY;
+            if moved && (close || add_up) {
                 let io = table.proc.io(pid);
-                let descriptors = if n < CLOSELY { table.proc.descriptors(pid) } else { None };
+                let descriptors = if close { table.proc.descriptors(pid) } else { None };
                 let known = table.entry(pid).is_some_and(|e| e.slow.command_of == e.stat.name);
-                let command = (n < CLOSELY && (all_commands || !known))
+                let command = (close && (all_commands || !known))
                     .then(|| table.proc.raw_command_line(pid).and_then(command::shown).unwrap_or_default());
                 let Some(entry) = table.entry(pid) else { continue };
                 // What was born since the last look has moved nothing before.
@@ -54,10 +55,12 @@ impl Sampler {
                     (entry.slow.command, entry.slow.command_of) = (command, entry.stat.name);
                 }
             } else if let Some(entry) = table.entry(pid) {
-                // It rested, so it moved nothing; or a cgroup counts for it, and its own share is not looked at.
-                entry.slow.rates = entry.slow.rates.filter(|_| add_up).map(|_| (0.0, 0.0));
-                if !add_up {
-                    (entry.slow.io, entry.slow.descriptors) = (None, None);
+                if close || add_up {
+                    // It rested: it moved nothing, opened nothing, and is the same program.
+                    entry.slow.rates = seconds.zip(entry.slow.io).map(|_| (0.0, 0.0));
+                } else {
+                    // A cgroup counts for it, and its own share is not looked at.
+                    (entry.slow.rates, entry.slow.io, entry.slow.descriptors) = (None, None, None);
                 }
             }
             let Some(entry) = table.entry(pid) else { continue };

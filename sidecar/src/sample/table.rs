@@ -156,7 +156,8 @@ impl Table {
         }
         let now = clock.unwrap_or_else(|| entry.stat.cpu_ticks.saturating_mul(self.ns_per_tick));
         entry.moved = now != entry.cpu_ns;
-        entry.slow.moved |= entry.moved;
+        // Without a clock a little use goes unseen.
+        entry.slow.moved |= entry.moved || !entry.by_clock;
         entry.cpu_before = Some(entry.cpu_ns);
         entry.cpu_ns = now;
         entry.tick = self.tick;
