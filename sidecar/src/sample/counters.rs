@@ -1,5 +1,6 @@
 //! What the kernel has counted for the agent's cgroups, read through kept descriptors. The directories are compared by
 //! inode: another cgroup under the same name begins anew, whatever its counters say. Absent is "not counted here".
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::cgroup::{Places, directory_identity};
@@ -10,6 +11,8 @@ use super::parse::{self, Device, Limit};
 const ABOVE_MAX: usize = 16;
 /// What the kernel may drop of the memory is asked for again when the use moved by so much.
 const MEMORY_MOVED: u64 = 1 << 20;
+/// So many slow looks apart it is seen whether a file is there that was not: a controller may be switched on later.
+const RETRY_EVERY: u32 = 12;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters {
@@ -53,6 +56,9 @@ pub struct Reader {
     buffer: Vec<u8>,
     /// Of the last look that asked: memory in use then, and what of it may be dropped.
     droppable: Option<(u64, u64)>,
+    /// Files of limits, here and above.
+    limits: HashMap<PathBuf, Kept>,
+    slow_looks: u32,
 }
 
 #[derive(Debug)]
@@ -172,6 +178,7 @@ impl Reader {
             self.v2 = places.v2.as_deref().map(Unified::new);
             self.v1 = Split::new(places);
             self.droppable = None;
+            self.limits.clear();
             *now = Counters::default();
             self.read_all(true, now);
         }
@@ -184,7 +191,11 @@ impl Reader {
 
     fn read_all(&mut self, slow: bool, now: &mut Counters) {
         if slow {
-            self.each().for_each(Kept::retry);
+            self.slow_looks = self.slow_looks.wrapping_add(1);
+            if self.slow_looks.is_multiple_of(RETRY_EVERY) {
+                self.each().for_each(Kept::retry);
+                self.limits.values_mut().for_each(Kept::retry);
+            }
         }
         let mut devices = now.devices.take().unwrap_or_default();
         let counted = self.read_v1(slow, now, &mut devices) | self.read_v2(slow, now, &mut devices);
@@ -282,7 +293,11 @@ impl Reader {
     }
 
     fn read_limits(&mut self, now: &mut Counters) {
-        let mut kept = |path: PathBuf| Kept::new(path).read(&mut self.buffer).map(<[u8]>::to_vec);
+        let Self { limits, buffer, .. } = self;
+        let mut kept = |path: PathBuf| {
+            let file = limits.entry(path).or_insert_with_key(|path| Kept::new(path.clone()));
+            file.read(buffer).map(<[u8]>::to_vec)
+        };
         let mut cpu = None;
         let mut memory = None;
         let mut tasks = None;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use rustix::{
-    fs::inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init, remove_watch},
+    fs::{
+        fstat,
+        inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init, remove_watch},
+    },
     io::Errno,
 };
 
@@ -24,10 +27,17 @@ pub struct Hints {
     inotify: OwnedFd,
     /// Watch descriptor to the directory, from the workspace; empty: the workspace itself.
     directories: HashMap<i32, String>,
-    watched: HashMap<String, i32>,
+    watched: HashMap<String, Watched>,
     /// Directory and name of what may have changed.
     pub touched: BTreeSet<(String, String)>,
     limit_told: bool,
+}
+
+#[derive(Debug, PartialEq)]
+struct Watched {
+    watch: i32,
+    /// Device and inode.
+    directory: (u64, u64),
 }
 
 impl Hints {
@@ -53,6 +63,12 @@ impl Hints {
             self.tell_limit(&format!("{WATCHES_MAX} directories are watched"));
             return;
         }
+        let Ok(stat) = fstat(directory) else { return };
+        let identity = (stat.st_dev, stat.st_ino);
+        // A watch lasts as long as its directory does; its end is an event.
+        if self.watched.get(path).is_some_and(|watched| watched.directory == identity) {
+            return;
+        }
         // Without MODIFY: a file counts when it is closed; one that is never closed is the walk's.
         let events = WatchFlags::CLOSE_WRITE
             | WatchFlags::CREATE
@@ -70,7 +86,7 @@ impl Hints {
                 {
                     self.watched.remove(&old);
                 }
-                self.watched.insert(path.to_owned(), watch);
+                self.watched.insert(path.to_owned(), Watched { watch, directory: identity });
             }
             Err(Errno::NOSPC) => self.tell_limit("the system's fs.inotify.max_user_watches is reached"),
             // Gone, or no /proc: the walk sees it.
@@ -128,7 +144,7 @@ impl Hints {
         }
         for watch in gone {
             if let Some(directory) = self.directories.remove(&watch)
-                && self.watched.get(&directory) == Some(&watch)
+                && self.watched.get(&directory).is_some_and(|watched| watched.watch == watch)
             {
                 self.watched.remove(&directory);
             }
