@@ -18,7 +18,7 @@ use pitwall_sidecar_core::{
 use tokio::sync::mpsc;
 
 use super::lines::Lines;
-use crate::{clock, code_pages::CodePages, log, probe::Processes, sample::Sampler};
+use crate::{clock, log, probe::Processes, resident::Resident, sample::Sampler};
 
 /// Until a plan says otherwise.
 const EVERY_DEFAULT_MS: u32 = 1_000;
@@ -43,13 +43,13 @@ impl Sampling {
         std::thread::Builder::new().name("sample".into()).spawn(move || {
             let mut plan_ms = EVERY_DEFAULT_MS;
             let mut lines = Lines::default();
-            let mut code = CodePages::new(Instant::now());
+            let mut resident = Resident::new(Instant::now());
             loop {
                 let began = Instant::now();
                 let mut sample = sampler.sample();
                 keep(&mut budget, plan_ms, &mut sample);
                 processes.set(&sample);
-                code.look(began);
+                resident.look(began);
                 let changed = lines.look(wanted.load(Ordering::Relaxed), &sample);
                 if changed.is_some_and(|lines| inputs.blocking_send(Input::CommandLines(lines)).is_err()) {
                     return;

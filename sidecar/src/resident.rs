@@ -17,11 +17,11 @@ const AGAIN: Duration = Duration::from_secs(600);
 const SMAPS_BYTES: usize = 512 * 1024;
 
 #[derive(Debug)]
-pub struct CodePages {
+pub struct Resident {
     due: Instant,
 }
 
-impl CodePages {
+impl Resident {
     pub fn new(now: Instant) -> Self {
         Self { due: now + FIRST }
     }
