@@ -18,7 +18,7 @@ impl Project {
         let resume = hello.resume.clone().unwrap_or_default();
         // What it did in the other one, nobody here can miss.
         let other = !resume.lineage.is_empty() && resume.lineage != self.state.lineage;
-        if other && !mutant!("another-history-counts-as-this-one") {
+        if other {
             return Some("it comes from another history".into());
         }
         let agent = &self.state.agents[&hello.agent];
