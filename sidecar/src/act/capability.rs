@@ -234,8 +234,11 @@ impl Actor {
 
     fn inbox(&self) -> Result<(), (String, &'static str)> {
         let inbox = &self.config.inbox;
-        rustix::fs::access(inbox, Access::WRITE_OK).map_err(|e| {
-            (format!("the inbox {} cannot be written: {e}", inbox.display()), "create it, writable for the sidecar")
+        // It is made when the first one comes.
+        let there = inbox.ancestors().find(|path| path.exists()).unwrap_or(inbox);
+        rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| {
+            let what = if there == inbox { "cannot be written" } else { "cannot be made" };
+            (format!("the inbox {} {what}: {e}", inbox.display()), "create it, writable for the sidecar")
         })
     }
 }

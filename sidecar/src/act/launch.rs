@@ -14,7 +14,7 @@ use super::kill::living;
 use super::process::{self, Ending, told};
 use super::record::Record;
 use super::{Actor, AgentTarget, Exited, Started, places, shim};
-use crate::sample::procfs::identity_of;
+use crate::sample::procfs::{Stat, identity_of};
 
 /// Beside `agent.json`: what the agent writes to its standard output and error.
 pub const LOG: &str = "agent.log";
@@ -39,6 +39,24 @@ impl Actor {
     }
 
     fn adopt(&self) -> Result<Option<v1::ProcessIdentity>, String> {
+        let before = self.agent.view();
+        let Some((root, left)) = self.find_started()? else { return Ok(None) };
+        // The state directory was moved: what was just made by its new name is not needed.
+        for unused in
+            before.places.directories().into_iter().filter(|d| !self.agent.view().places.directories().contains(d))
+        {
+            let _ = std::fs::remove_dir(unused);
+        }
+        // A guardian that died with the earlier life may have left them stopped.
+        process::continue_all(&left);
+        if let Ok(ending) = process::open(&root).map_err(|_| ()).and_then(|fd| Ending::of(fd).map_err(|_| ())) {
+            self.watch(root.clone(), ending, None);
+        }
+        Ok(Some(root))
+    }
+
+    /// The agent that an earlier life of this sidecar started, or the one that runs, with what lives of it.
+    pub(crate) fn find_started(&self) -> Result<Option<(v1::ProcessIdentity, Vec<Stat>)>, String> {
         let Some(record) = Record::load(&self.config.state_dir)? else { return Ok(None) };
         // Pids and start times of another boot mean nothing.
         if record.boot_id != self.boot_id {
@@ -59,18 +77,7 @@ impl Actor {
             self.agent.change(|view| *view = before.as_ref().clone());
             return Ok(None);
         }
-        // The state directory was moved: what was just made by its new name is not needed.
-        for unused in
-            before.places.directories().into_iter().filter(|d| !self.agent.view().places.directories().contains(d))
-        {
-            let _ = std::fs::remove_dir(unused);
-        }
-        // A guardian that died with the earlier life may have left them stopped.
-        process::continue_all(&left);
-        if let Ok(ending) = process::open(&root).map_err(|_| ()).and_then(|fd| Ending::of(fd).map_err(|_| ())) {
-            self.watch(root.clone(), ending, None);
-        }
-        Ok(Some(root))
+        Ok(Some((root, left)))
     }
 
     pub(super) async fn launch(&self) -> Result<v1::ProcessIdentity, String> {

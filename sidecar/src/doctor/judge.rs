@@ -33,6 +33,8 @@ pub struct Folder {
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub beside: bool,
+    /// The sidecar starts the agent itself.
+    pub starts: bool,
     /// Why a sidecar would not even start here.
     pub started: Result<(), String>,
     pub neighbourhood: Neighbourhood,
@@ -88,16 +90,21 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
     if let Err(why) = &seen.started {
         add(Broken, "agent", why.clone(), "pid: \"service:AGENT-pid\" on both the agent and its sidecar");
     }
+    // Beside a container it is its compose file that is changed.
+    let change = |compose: &'static str, else_by: &'static str| if seen.beside { compose } else { else_by };
     let n = &seen.neighbourhood;
     match (&n.root, n.holding) {
         (Some(root), _) => add(Works, "agent", format!("{root}, {} of its processes are seen", n.processes), ""),
         (None, 1..) => add(Works, "agent", "it is held until `pitwall activate`".into(), ""),
+        (None, 0) if seen.started.is_ok() && seen.starts => {
+            add(Works, "agent", "it does not run yet: this sidecar starts it".into(), "");
+        }
         (None, 0) if seen.started.is_ok() => {
             add(
                 Lacks,
                 "agent",
                 "no process of it is seen".into(),
-                "start its container; both need pid: \"service:AGENT-pid\"",
+                change("start its container; both need pid: \"service:AGENT-pid\"", "start it"),
             );
         }
         (None, _) => {}
@@ -134,7 +141,7 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
                 Lacks,
                 "workspace",
                 format!("{} is not there yet", shown(w)),
-                "volumes: [\"AGENT-workspace:/workspace:ro\"]",
+                change("volumes: [\"AGENT-workspace:/workspace:ro\"]", "make it, or name another one: --workspace"),
             );
         }
         (w, true) if w.writable => {
@@ -146,7 +153,8 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
     match &seen.state {
         s if !s.writable => {
             let why = format!("{} cannot be written: nothing could be remembered", shown(s));
-            add(Broken, "state", why, "volumes: [\"AGENT-state:/state\"] on the sidecar");
+            let how = change("volumes: [\"AGENT-state:/state\"] on the sidecar", "make it writable for the sidecar");
+            add(Broken, "state", why, how);
         }
         s if seen.beside && !s.own_mount => {
             let why = format!("{} ends with this container: the sidecar would have to join anew", shown(s));
@@ -166,7 +174,9 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
     match (&n.leaf, n.memory_limit) {
         (Some(leaf), Some(None)) => {
             let why = format!("{leaf}; no memory limit: the agent can take the whole machine with it");
-            add(Lacks, "cgroup", why, "mem_limit: 2g on the agent");
+            let how =
+                change("mem_limit: 2g on the agent", "in the plan, quota: { memory: { hard: 2GiB } } of the agent");
+            add(Lacks, "cgroup", why, how);
         }
         (Some(leaf), _) => add(Works, "cgroup", leaf.clone(), ""),
         (None, _) => {}
@@ -184,8 +194,11 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
     match &seen.orchestrator {
         Ok(()) => add(Works, "orchestrator", format!("{} answers", seen.orchestrator_url), ""),
         Err(why) => {
-            let change = "networks: [control] on the sidecar, and the orchestrator's name in PITWALL_ORCHESTRATOR";
-            add(Broken, "orchestrator", format!("{}: {why}", seen.orchestrator_url), change);
+            let how = change(
+                "networks: [control] on the sidecar, and the orchestrator's name in PITWALL_ORCHESTRATOR",
+                "start it with `pitwall serve`, or name another one: --orchestrator",
+            );
+            add(Broken, "orchestrator", format!("{}: {why}", seen.orchestrator_url), how);
         }
     }
     match (&seen.token, seen.joined) {
@@ -196,12 +209,15 @@ pub fn judge(seen: &Seen) -> Vec<Found> {
                 Broken,
                 "identity",
                 format!("the join token cannot be read: {why}"),
-                "secrets: [AGENT-token] on the sidecar",
+                change("secrets: [AGENT-token] on the sidecar", "`pitwall token create`, and --join-token-file"),
             );
         }
         (None, false) => {
-            let change = "secrets: [AGENT-token], and PITWALL_JOIN_TOKEN_FILE: /run/secrets/AGENT-token";
-            add(Broken, "identity", "it has neither a certificate nor a join token".into(), change);
+            let how = change(
+                "secrets: [AGENT-token], and PITWALL_JOIN_TOKEN_FILE: /run/secrets/AGENT-token",
+                "`pitwall token create`, and --join-token-file",
+            );
+            add(Broken, "identity", "it has neither a certificate nor a join token".into(), how);
         }
     }
     all.extend(capabilities(&seen.capabilities));
@@ -257,135 +273,4 @@ pub fn told(all: &[Found]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder(path: &str, writable: bool) -> Folder {
-        Folder { path: path.into(), there: true, writable, own_mount: true }
-    }
-
-    fn good() -> Seen {
-        let capability = |name: &str, available| v1::Capability {
-            name: name.into(),
-            available,
-            reason: if available { String::new() } else { format!("no {name}") },
-            enabled_by: if available { String::new() } else { "a line".into() },
-        };
-        Seen {
-            beside: true,
-            started: Ok(()),
-            neighbourhood: Neighbourhood {
-                processes: 2,
-                holding: 0,
-                root: Some("node (pid 12)".into()),
-                root_uid: Some(1000),
-                root_io: Some(true),
-                leaf: Some("/cg/cpu/ab".into()),
-                memory_limit: Some(Some(1 << 28)),
-            },
-            capabilities: vec![
-                capability("throttle.cpu.cgroup2", false),
-                capability("throttle.cpu.cgroup1", true),
-                capability("kill", true),
-                capability("directive", true),
-            ],
-            means: vec![Means { what: "measures cpu", how: Ok("the use of cgroup v2".into()), change: String::new() }],
-            effective: (1 << CAP_SYS_PTRACE) | (1 << CAP_DAC_READ_SEARCH) | (1 << CAP_KILL),
-            uid: 0,
-            workspace: folder("/workspace", false),
-            inbox: folder("/inbox", true),
-            state: folder("/state", true),
-            orchestrator: Ok(()),
-            orchestrator_url: "https://orchestrator:7440".into(),
-            token: Some(Ok(())),
-            joined: true,
-        }
-    }
-
-    #[test]
-    fn a_place_that_is_as_it_should_be_has_nothing_to_change() {
-        let found = judge(&good());
-        assert!(found.iter().all(|f| matches!(f.level, Level::Works | Level::Spare)), "{}", told(&found));
-        assert!(told(&found).ends_with("ok, 0 lacking, 0 broken\n"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_told_with_the_line_that_changes_it() {
-        type Break = fn(&mut Seen);
-        let table: [(Break, Level, &str, &str); 16] = [
-            (|s| s.started = Err("no pause".into()), Level::Broken, "agent", "service:AGENT-pid"),
-            (|s| s.neighbourhood.root = None, Level::Lacks, "agent", "start its container"),
-            (|s| s.neighbourhood.root_uid = Some(0), Level::Broken, "agent's user", "1000:1000"),
-            (|s| s.effective &= !(1 << CAP_KILL), Level::Lacks, "capabilities", "[KILL]"),
-            (|s| s.effective |= 1 << 21, Level::Lacks, "capabilities", "cap_drop"),
-            (|s| s.uid = 1000, Level::Broken, "sidecar's user", "0:0"),
-            (|s| s.workspace.writable = true, Level::Lacks, "workspace", ":ro"),
-            (|s| s.workspace.there = false, Level::Lacks, "workspace", "/workspace"),
-            (|s| s.state.own_mount = false, Level::Broken, "state", "AGENT-state:/state"),
-            (|s| s.state.writable = false, Level::Broken, "state", "AGENT-state:/state"),
-            (|s| s.inbox.own_mount = false, Level::Broken, "inbox", "AGENT-inbox"),
-            (|s| s.neighbourhood.memory_limit = Some(None), Level::Lacks, "cgroup", "mem_limit"),
-            (|s| s.orchestrator = Err("refused".into()), Level::Broken, "orchestrator", "control"),
-            (|s| (s.joined, s.token) = (false, None), Level::Broken, "identity", "secrets"),
-            (|s| (s.joined, s.token) = (false, Some(Err("x".into()))), Level::Broken, "identity", "secrets"),
-            (|s| s.capabilities[1].available = false, Level::Lacks, "throttle.cpu.cgroup2", "a line"),
-        ];
-        for (breaks, level, what, change) in table {
-            let mut seen = good();
-            breaks(&mut seen);
-            let found = judge(&seen);
-            let hit = found.iter().find(|f| f.what == what && f.level == level);
-            assert!(hit.is_some_and(|f| f.change.contains(change)), "{what}: {}", told(&found));
-        }
-    }
-
-    #[test]
-    fn each_rung_is_told_and_only_a_resource_without_any_is_lacking() {
-        let mut seen = good();
-        for (name, available) in [
-            ("throttle.memory.cgroup1", false),
-            ("throttle.weight.cgroup1", true),
-            ("throttle.weight.nice", false),
-            ("throttle.gpu-power.nvml", false),
-            ("throttle.process.cgroup1", true),
-            ("gpu", false),
-        ] {
-            let [reason, enabled_by] = if available { [""; 2] } else { ["why not", "what would change it"] };
-            let (reason, enabled_by) = (reason.into(), enabled_by.into());
-            seen.capabilities.push(v1::Capability { name: name.into(), available, reason, enabled_by });
-        }
-        let found = judge(&seen);
-        let level = |what: &str| found.iter().find(|f| f.what == what).map(|f| f.level);
-        for (what, meant) in [
-            ("throttle.cpu.cgroup1", Level::Works),
-            ("throttle.cpu.cgroup2", Level::Spare),
-            ("throttle.memory.cgroup1", Level::Lacks),
-            ("throttle.weight.nice", Level::Spare),
-            ("throttle.gpu-power.nvml", Level::Spare),
-            ("throttle.process.cgroup1", Level::Works),
-        ] {
-            assert_eq!(level(what), Some(meant), "{what}: {}", told(&found));
-        }
-        let text = told(&found);
-        assert!(text.contains("other ") && text.contains("what would change it"), "{text}");
-    }
-
-    #[test]
-    fn what_is_measured_is_told_with_how_and_the_rest_with_why_not() {
-        let mut seen = good();
-        let change = "bind it".into();
-        seen.means.push(Means { what: "measures I/O", how: Err("it has no cgroup of its own".into()), change });
-        let told = told(&judge(&seen));
-        assert!(told.contains("measures cpu") && told.contains("the use of cgroup v2"), "{told}");
-        assert!(told.contains("lacks   measures I/O") && told.contains("change: bind it"), "{told}");
-        seen.neighbourhood.root = None;
-        assert!(!judge(&seen).iter().any(|f| f.what.starts_with("measures")));
-    }
-
-    #[test]
-    fn one_that_is_held_is_no_fault() {
-        let mut seen = good();
-        (seen.neighbourhood.root, seen.neighbourhood.holding) = (None, 1);
-        assert!(judge(&seen).iter().any(|f| f.what == "agent" && f.detail.contains("held") && !f.severe()));
-    }
-}
+mod tests;

@@ -61,6 +61,10 @@ fn look(args: &args::Args) -> Seen {
     let target = crate::run::target(args);
     let (neighbourhood, capabilities, means, started) = match actor {
         Ok(actor) => {
+            if target == AgentTarget::Command {
+                // What it would say of a record that cannot be read, the sidecar itself says.
+                let _ = actor.find_started();
+            }
             let mut sampler = Sampler::new(actor.agent());
             // The root is chosen by a look, and by it the agent's cgroup.
             sampler.sample();
@@ -72,6 +76,7 @@ fn look(args: &args::Args) -> Seen {
     };
     Seen {
         beside: target == AgentTarget::Beside,
+        starts: target == AgentTarget::Command,
         started,
         neighbourhood,
         capabilities,
