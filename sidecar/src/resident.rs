@@ -39,7 +39,9 @@ impl Resident {
 fn release() -> io::Result<usize> {
     // So large that the allocator gives it back whole.
     let mut smaps = String::with_capacity(SMAPS_BYTES);
-    fs::File::open("/proc/self/smaps")?.take(SMAPS_BYTES as u64).read_to_string(&mut smaps)?;
+    if fs::File::open("/proc/self/smaps")?.take(SMAPS_BYTES as u64).read_to_string(&mut smaps)? == SMAPS_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     let mut all = 0;
     for mapping in of_program(&mappings(&smaps), release as *const () as usize) {
         all += advise(mapping.begin, mapping.end - mapping.begin)?;
@@ -76,6 +78,8 @@ fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
             let kb = words.next().and_then(|word| word.parse::<usize>().ok());
             match (key, all.last_mut(), kb) {
                 ("Anonymous", Some(last), kb) => last.written = kb != Some(0),
+                // What was written and is swapped out counts there alone, and comes later.
+                ("Swap", Some(last), kb) => last.written |= kb != Some(0),
                 ("Rss", Some(last), Some(kb)) => last.resident_kb = kb,
                 _ => {}
             }
@@ -111,7 +115,8 @@ mod tests {
         let smaps = "\
             1000-2000 r--p 00000000 fe:00 12  /bin/x\nRss: 4 kB\nAnonymous:  0 kB\n\
             2000-5000 r-xp 00001000 fe:00 12  /bin/x\nAnonymous:  0 kB\nVmFlags: rd ex\n\
-            5000-6000 r--p 00004000 fe:00 12  /bin/x\nAnonymous:  4 kB\n\
+            5000-5800 r--p 00004000 fe:00 12  /bin/x\nAnonymous:  4 kB\nSwap:  0 kB\n\
+            5800-6000 r--p 00004800 fe:00 12  /bin/x\nAnonymous:  0 kB\nSwap:  4 kB\n\
             6000-7000 rw-p 00005000 fe:00 12  /bin/x\nAnonymous:  0 kB\n\
             7000-8000 r-xs 00000000 fe:00 12  /bin/x\nAnonymous:  0 kB\n\
             8000-9000 r-xp 00000000 fe:00 13  /lib/y\nAnonymous:  0 kB\n\
@@ -119,7 +124,7 @@ mod tests {
             a000-b000 r--p 00000000 fe:00 12  /bin/x\n\
             b000-c000 r-xp 00000000 fe:01 12  /bin/z\nAnonymous:  0 kB\n";
         let all = mappings(smaps);
-        assert_eq!((all.len(), all[0].resident_kb), (9, 4));
+        assert_eq!((all.len(), all[0].resident_kb), (10, 4));
         for (address, begins) in [(0x2000, &[0x1000, 0x2000][..]), (0x8fff, &[0x8000]), (0x9000, &[]), (0xffff, &[])] {
             let found: Vec<usize> = of_program(&all, address).map(|m| m.begin).collect();
             assert_eq!(found, begins, "{address:x}");

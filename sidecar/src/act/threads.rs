@@ -74,6 +74,12 @@ impl Old {
     fn of(&self, thread: Thread) -> &str {
         self.exceptions.get(&thread).map_or(&self.usual, String::as_str)
     }
+
+    /// This thread had it, or one that it was born of: a child has what its parent had.
+    fn has(&self, thread: Thread, value: &str) -> bool {
+        value == self.of(thread)
+            || !self.exceptions.contains_key(&thread) && self.exceptions.values().any(|other| other == value)
+    }
 }
 
 /// Every thread of these processes.
@@ -189,7 +195,7 @@ impl Knob {
             let Some(value) = self.read(thread.tid) else { continue };
             if self.accepts(&value, new) {
                 held += 1;
-            } else if value == old.of(*thread) {
+            } else if old.has(*thread, &value) {
                 before += 1;
             } else {
                 return Standing::Foreign(format!("thread {}: {value}", thread.tid));
@@ -204,8 +210,8 @@ impl Knob {
 
     /// Only what is as it was before, or as one of our own has it that gives way, be that looser or stricter: what somebody
     /// else set meanwhile is left to them.
-    fn is_to_be_set(self, value: &str, before: &str, ours: Option<&str>, new: &str) -> bool {
-        value != new && (ours == Some(value) || value == before && !self.accepts(value, new))
+    fn is_to_be_set(self, value: &str, as_before: bool, ours: Option<&str>, new: &str) -> bool {
+        value != new && (ours == Some(value) || as_before && !self.accepts(value, new))
     }
 
     /// All of them, and those that are born meanwhile. How many were set.
@@ -219,7 +225,8 @@ impl Knob {
         let mut set = 0;
         for _ in 0..ROUNDS_MAX {
             let looser = |thread: &Thread| {
-                self.read(thread.tid).is_some_and(|value| self.is_to_be_set(&value, old.of(*thread), ours, new))
+                self.read(thread.tid)
+                    .is_some_and(|value| self.is_to_be_set(&value, old.has(*thread, &value), ours, new))
             };
             let left: Vec<Thread> = look().into_iter().filter(looser).collect();
             if left.is_empty() {
@@ -352,7 +359,7 @@ mod tests {
             (Knob::Nice, "15", Some("15"), true),
         ] {
             let (before, new) = if knob == Knob::Affinity { ("0-3", "0-1") } else { ("0", "10") };
-            assert_eq!(knob.is_to_be_set(value, before, ours, new), set, "{knob:?} {value} {ours:?}");
+            assert_eq!(knob.is_to_be_set(value, value == before, ours, new), set, "{knob:?} {value} {ours:?}");
         }
     }
 
@@ -399,6 +406,10 @@ mod tests {
         old.exceptions.insert(thread, "2".into());
         assert_eq!(old.text(), "0-3\n7:99 2");
         assert_eq!(Old::parse(&old.text()), old);
-        assert_eq!((old.of(thread), old.of(Thread { tid: 7, start_ticks: 100 })), ("2", "0-3"));
+        let child = Thread { tid: 7, start_ticks: 100 };
+        assert_eq!((old.of(thread), old.of(child)), ("2", "0-3"));
+        // It may have been born of the one that had another value.
+        assert!(old.has(child, "2") && old.has(child, "0-3") && !old.has(child, "1"));
+        assert!(old.has(thread, "2") && !old.has(thread, "0-3"));
     }
 }

@@ -1,6 +1,8 @@
 //! Totals of the machine, through sysinfo: they are the same for every sidecar on it, and told apart by boot id.
+use std::time::Instant;
+
 use pitwall_proto::v1;
-use sysinfo::{MemoryRefreshKind, System};
+use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, MemoryRefreshKind, System};
 
 use super::procfs::boot_id;
 
@@ -10,8 +12,8 @@ pub struct Host {
     boot_id: String,
     hostname: String,
     cpus: Option<u32>,
-    /// CPU use needs two looks.
-    looked: bool,
+    /// CPU use needs two looks, of which the library takes the second only so much later.
+    looked: Option<Instant>,
     load_1m: Option<f64>,
     cpu_cores: Option<f64>,
 }
@@ -24,7 +26,7 @@ impl Default for Host {
             boot_id: boot_id(),
             hostname: System::host_name().unwrap_or_default(),
             cpus: cpus.and_then(|n| u32::try_from(n.get()).ok()),
-            looked: false,
+            looked: None,
             load_1m: None,
             cpu_cores: None,
         }
@@ -45,20 +47,24 @@ impl Host {
         }
         usage.load_1m = self.load_1m;
         let Some(system) = &mut self.system else { return usage };
-        if slow {
+        let apart = self.looked.map(|at| at.elapsed());
+        let again = slow && apart.is_none_or(|apart| apart >= MINIMUM_CPU_UPDATE_INTERVAL);
+        if again {
             system.refresh_cpu_usage();
+            self.looked = Some(Instant::now());
+        }
+        if slow {
             system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         }
         // The affinity of the sidecar may be narrower than the machine.
         let all = u32::try_from(system.cpus().len()).ok().filter(|n| *n > 0);
         usage.cpus = all.or(self.cpus);
-        if slow && self.looked {
+        if again && apart.is_some() {
             let share = f64::from(system.global_cpu_usage()) / 100.0;
             let cores = all.map(|cpus| share.clamp(0.0, 1.0) * f64::from(cpus));
             self.cpu_cores = cores.filter(|c| c.is_finite());
         }
         usage.cpu_cores = self.cpu_cores;
-        self.looked |= slow;
         if system.total_memory() > 0 {
             usage.memory_total_bytes = Some(system.total_memory());
             usage.memory_used_bytes = Some(system.used_memory());
@@ -78,6 +84,8 @@ mod tests {
         assert_eq!(first.cpu_cores, None);
         assert!(!first.boot_id.is_empty() && !first.hostname.is_empty());
         assert!(first.memory_total_bytes > first.memory_used_bytes);
+        assert_eq!(host.look(true).cpu_cores, None, "too soon after the first");
+        std::thread::sleep(MINIMUM_CPU_UPDATE_INTERVAL);
         let later = host.look(true);
         assert!(later.cpu_cores.is_some_and(|c| c >= 0.0 && c <= f64::from(later.cpus.unwrap())));
     }

@@ -34,10 +34,12 @@ impl Sampler {
             let Self { table, .. } = self;
             let moved = table.entry(pid).is_some_and(|e| std::mem::take(&mut e.slow.moved) || e.slow.io.is_none());
             let close = n < CLOSELY;
-            if moved && (close || add_up) {
+            let known = table.entry(pid).is_some_and(|e| e.slow.command_of == e.stat.name);
+            // One that comes among the largest by resting was not looked at closely yet.
+            let new_here = table.entry(pid).is_some_and(|e| e.slow.descriptors.is_none()) || !known;
+            if moved && (close || add_up) || close && new_here {
                 let io = table.proc.io(pid);
                 let descriptors = if close { table.proc.descriptors(pid) } else { None };
-                let known = table.entry(pid).is_some_and(|e| e.slow.command_of == e.stat.name);
                 let command = (close && (all_commands || !known))
                     .then(|| table.proc.raw_command_line(pid).and_then(command::shown).unwrap_or_default());
                 let Some(entry) = table.entry(pid) else { continue };

@@ -189,9 +189,9 @@ impl Project {
         // still), is not green once more because it fails.
         let fresh =
             !(known.stale || self.has_grown_stale(&id, &verdict.check_id)) || mutant!("failing-makes-stale-green");
-        let passed = fresh && known.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Passed as i32);
-        let failing =
-            verdict.failing && verdict.outcome() == Outcome::Failed && (passed || known.failing_since.is_some());
+        let passed = known.verdict.as_ref().is_some_and(|v| v.outcome == Outcome::Passed as i32);
+        let counts = fresh && (passed || known.failing_since.is_some());
+        let failing = verdict.failing && verdict.outcome() == Outcome::Failed && counts;
         // What was confirmed of another outcome says nothing of this one, which may be older.
         let changed = known.verdict.as_ref().is_some_and(|v| v.outcome != verdict.outcome);
         let evidence = verdict.evidence.unwrap_or_default();

@@ -31,11 +31,12 @@ impl Project {
     pub(super) fn step_sent(&mut self, id: &str) {
         let Some(command) = self.state.commands.get(id) else { return };
         let sent = self.state.agents.get(&command.issued.agent).map_or(0, |a| a.sent_cursor);
-        let overtaken = command.issued.cursor < sent && !mutant!("overtaken-keeps-its-number");
+        let own = command.issued.cursor;
+        let overtaken = own < sent && !mutant!("overtaken-keeps-its-number");
         self.emit(Body::CommandStep(journal::CommandStep {
             id: id.into(),
             state: CommandState::Sent as i32,
-            cursor: if overtaken { self.state.next_cursor } else { 0 },
+            cursor: if overtaken { self.state.next_cursor } else { own },
             ..Default::default()
         }));
     }

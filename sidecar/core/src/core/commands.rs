@@ -154,6 +154,10 @@ impl Core {
             return;
         }
         if self.kept.commands.contains_key(&delivery.id) && !mutant!("no-dedupe") {
+            // Overtaken meanwhile, it has another number: the next hello tells how far this went.
+            if self.kept.cursor.command_cursor.is_some_and(|cursor| cursor < delivery.cursor) {
+                self.received_to(delivery.cursor);
+            }
             return self.announce(&delivery.id);
         }
         if self.leaves_for_later(&delivery.id) {
@@ -178,10 +182,14 @@ impl Core {
             ..Default::default()
         });
         if !forgotten {
-            let cursor = state::Cursor { command_cursor: Some(delivery.cursor), ..self.kept.cursor.clone() };
-            self.record(Body::Cursor(cursor));
+            self.received_to(delivery.cursor);
         }
         self.announce(&id);
+    }
+
+    fn received_to(&mut self, cursor: u64) {
+        let cursor = state::Cursor { command_cursor: Some(cursor), ..self.kept.cursor.clone() };
+        self.record(Body::Cursor(cursor));
     }
 
     /// There is no room for it, or there was none for one before it in this session.

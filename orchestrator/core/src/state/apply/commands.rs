@@ -21,25 +21,23 @@ impl State {
     }
 
     pub(super) fn apply_step(&mut self, event: &journal::CommandStep, at: Millis) {
+        // What older journals sent, they sent in order.
         if event.cursor != 0 {
             self.move_in_ledger(&event.id, event.cursor);
         }
         let Some(command) = self.commands.get_mut(&event.id) else { return };
         command.state = v1::CommandState::try_from(event.state).unwrap_or_default();
         command.steps.push((command.state, event.reached_ms.unwrap_or(at), event.detail.clone()));
-        let (cursor, sent) = (command.issued.cursor, command.state == v1::CommandState::Sent);
+        let agent = command.issued.agent.clone();
         if command.is_terminal() {
-            self.unfinished.remove(&cursor);
+            self.unfinished.remove(&command.issued.cursor);
         }
-        if sent {
-            let agent = command.issued.agent.clone();
-            self.with_agent(&agent, |a| a.sent_cursor = a.sent_cursor.max(cursor));
-        }
+        self.with_agent(&agent, |a| a.sent_cursor = a.sent_cursor.max(event.cursor));
     }
 
-    /// One behind it was sent before it.
+    /// Where one behind it was sent before it.
     fn move_in_ledger(&mut self, id: &str, cursor: u64) {
-        let Some(command) = self.commands.get_mut(id) else { return };
+        let Some(command) = self.commands.get_mut(id).filter(|c| c.issued.cursor != cursor) else { return };
         let before = std::mem::replace(&mut command.issued.cursor, cursor);
         self.ledger.remove(&before);
         self.ledger.insert(cursor, id.to_owned());
