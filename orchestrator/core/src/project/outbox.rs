@@ -44,6 +44,26 @@ fn turn(command: &CommandRecord) -> Option<Class> {
     (command.state == CommandState::Queued && !mutant!("kill-behind-directives")).then(|| Class::of(command))
 }
 
+/// What is under way in one stream.
+#[derive(Default)]
+struct Window {
+    all: usize,
+    directives: usize,
+}
+
+impl Window {
+    fn add(&mut self, command: &CommandRecord) {
+        self.all += 1;
+        self.directives += usize::from(Class::of(command) != Class::Act);
+    }
+
+    /// What was sent in an earlier stream goes in its order, whatever it is.
+    fn has_room_for(&self, command: &CommandRecord) -> bool {
+        let is_new_directive = Class::of(command) != Class::Act && command.state == CommandState::Queued;
+        self.all < UNDER_WAY_MAX && (!is_new_directive || self.directives < DIRECTIVES_UNDER_WAY_MAX)
+    }
+}
+
 impl Project {
     /// Cancellations, deliveries, renewals.
     pub(super) fn owe_sessions(&mut self) {
@@ -73,19 +93,18 @@ impl Project {
         }
         let is_under_way = |c: &&CommandRecord| c.state == CommandState::Sent && open.sent.contains(&c.issued.id);
         let under_way = self.state.unfinished_commands().filter(of_agent).filter(is_under_way);
-        let (mut acts, mut directives) = (0, 0);
-        under_way.for_each(|c| *if Class::of(c) == Class::Act { &mut acts } else { &mut directives } += 1);
+        let mut window = Window::default();
+        under_way.for_each(|c| window.add(c));
         owed.sort_by_key(|c| (turn(c), c.issued.cursor));
-        let fits = |c: &&CommandRecord| {
-            let directive = Class::of(c) != Class::Act;
-            let full = directive && c.state == CommandState::Queued && directives >= DIRECTIVES_UNDER_WAY_MAX;
-            let goes = !full && acts + directives < UNDER_WAY_MAX;
-            *if directive { &mut directives } else { &mut acts } += usize::from(goes);
-            goes
-        };
         let owed: Vec<_> = owed
             .into_iter()
-            .filter(fits)
+            .filter(|c| {
+                let goes = window.has_room_for(c);
+                if goes {
+                    window.add(c);
+                }
+                goes
+            })
             .map(|c| (c.issued.id.clone(), c.spec.clone(), c.state, c.issued.expires_ms))
             .collect();
         for (id, spec, state, expires) in owed {
